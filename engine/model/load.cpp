@@ -1,0 +1,183 @@
+// Loading: plan, refuse what does not fit, stream every matrix into the device's packer.
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "engine/base/error.h"
+#include "engine/checkpoint/folder.h"
+#include "engine/model/memory.h"
+#include "engine/model/model.h"
+
+namespace quantplug::engine {
+
+namespace {
+
+using kernels::Status;
+
+void check(const Status& status, const std::string& what) {
+    if (!status.ok()) fail(Code(status.code), what.empty() ? "" : what + ": ", status.message);
+}
+
+std::unique_ptr<kernels::Device> make_device(const LoadOptions& options) {
+    if (options.device.rfind("cuda", 0) == 0)
+        fail(Code::unavailable, "device ", options.device, " is not there: this build computes on the CPU only; use --device cpu or auto");
+    if (options.device != "auto" && options.device != "cpu")
+        fail(Code::invalid_argument, "device ", options.device, " is unknown; auto, cpu and cuda[:N] are");
+    std::unique_ptr<kernels::Device> device;
+    check(kernels::make_cpu_device(options.threads, &device), "");
+    return device;
+}
+
+kernels::KvSpec kv_spec(const LoadOptions& options, int32_t ctx) {
+    kernels::KvSpec kv;
+    kv.type = options.compute == kernels::Compute::exact ? kernels::KvSpec::f32 : kernels::KvSpec::f16;
+    kv.block_tokens = kv_block_tokens;
+    kv.n_blocks = (ctx + kv_block_tokens - 1) / kv_block_tokens;
+    return kv;
+}
+
+MemoryPlan plan_with(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options, int32_t ctx) {
+    MemoryPlan plan;
+    plan.ctx = ctx;
+    for (const LinearPart& l : decoder.linears) plan.weights += device.matrix_bytes(l.shape);
+    for (const NormPart& n : decoder.norms) plan.weights += uint64_t(n.size) * sizeof(float);
+    plan.kv_cache = device.kv_bytes(decoder.spec, kv_spec(options, ctx));
+    kernels::ModelSpec spec = decoder.spec;
+    spec.max_positions = ctx;
+    plan.scratch = device.scratch_bytes(spec, max_step_rows, max_step_wanted);
+    // A process with both plugins mapped measures about 12 MB; a tokenizer about 200 bytes a token with its tables.
+    plan.other = (uint64_t(12) << 20) + uint64_t(decoder.spec.n_vocab) * 200 + decoder.largest_matrix_bytes();
+    plan.available = available_memory();
+    return plan;
+}
+
+/// The context that is asked for, or the model's own reduced to what memory allows.
+MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options, const Log& log) {
+    const int32_t own = decoder.spec.max_positions;
+    if (options.ctx > 0) {
+        if (options.ctx > own && log)
+            log(concat("context ", options.ctx, " is above the model's own ", own, "; text may fall apart beyond it"));
+        return plan_with(device, decoder, options, options.ctx);
+    }
+    MemoryPlan plan = plan_with(device, decoder, options, own);
+    if (plan.available == 0 || plan.total() <= plan.available) return plan;
+    // The cache grows in proportion to the context: halve until it fits.
+    int32_t ctx = own;
+    while (ctx > 512 && plan.total() > plan.available) {
+        ctx = std::max(512, ctx / 2 / kv_block_tokens * kv_block_tokens);
+        plan = plan_with(device, decoder, options, ctx);
+    }
+    if (log) log(concat("context reduced from ", own, " to ", ctx, " tokens: ", plan.available >> 20, " MiB of memory are available"));
+    return plan;
+}
+
+void refuse_if_too_large(const MemoryPlan& plan, const std::string& folder) {
+    if (plan.available == 0 || plan.total() <= plan.available) return;
+    const uint64_t fixed = plan.total() - plan.kv_cache;
+    const uint64_t per_token = std::max<uint64_t>(1, plan.kv_cache / uint64_t(plan.ctx));
+    const uint64_t fits = plan.available > fixed ? (plan.available - fixed) / per_token / kv_block_tokens * kv_block_tokens : 0;
+    fail(Code::resource_exhausted, folder, ": needs ", plan.total() >> 20, " MiB (weights ", plan.weights >> 20, ", cache of ", plan.ctx,
+         " tokens ", plan.kv_cache >> 20, ", scratch ", plan.scratch >> 20, ", other ", plan.other >> 20, ") and ", plan.available >> 20,
+         " MiB are available; ", fits > 0 ? concat("a context of ", fits, " tokens would fit (--ctx ", fits, ")") : "even without a context it does not fit");
+}
+
+}  // namespace
+
+MemoryPlan Model::plan(const ModelFolder& folder, const Format& format, const LoadOptions& options, const Log& log) {
+    const Decoder decoder = read_decoder(folder, format);
+    const std::unique_ptr<kernels::Device> device = make_device(options);
+    return choose_context(*device, decoder, options, log);
+}
+
+std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& format, const LoadOptions& options, const Progress& progress,
+                                   const Log& log) {
+    std::unique_ptr<Model> model(new Model);
+    model->options_ = options;
+    model->decoder_ = read_decoder(folder, format);
+    Decoder& decoder = model->decoder_;
+    model->tokenizer_ = load_tokenizer(folder.path());
+    if (model->tokenizer_->size() > decoder.spec.n_vocab)
+        fail(Code::invalid_argument, folder.name(), ": the tokenizer has ", model->tokenizer_->size(), " ids and the model ", decoder.spec.n_vocab,
+             "; the files do not belong together");
+    model->stop_ids_ = find_stop_ids(decoder.config, *model->tokenizer_);
+    if (log)
+        for (const std::string& warning : decoder.warnings) log(warning);
+    if (options.vocab_only) {
+        model->ctx_ = decoder.spec.max_positions;
+        return model;
+    }
+
+    model->device_ = make_device(options);
+    const MemoryPlan plan = choose_context(*model->device_, decoder, options, log);
+    refuse_if_too_large(plan, folder.name());
+    model->ctx_ = plan.ctx;
+    decoder.spec.max_positions = plan.ctx;
+    decoder.spec.compute = options.compute;
+    model->load_weights(folder, format, progress);
+    const kernels::KvSpec kv = kv_spec(options, plan.ctx);
+    check(model->device_->make_kv(decoder.spec, kv, &model->kv_), folder.name());
+    check(model->device_->prepare(decoder.spec, max_step_rows, max_step_wanted), folder.name());
+    for (int32_t b = kv.n_blocks; b-- > 0;) model->free_blocks_.push_back(b);
+    return model;
+}
+
+void Model::load_weights(const ModelFolder& folder, const Format& format, const Progress& progress) {
+    uint64_t total = 1, done = 0;
+    for (const LinearPart& l : decoder_.linears) total += l.stored_bytes;
+    for (const LinearPart& l : decoder_.linears) {
+        if (progress && !progress(double(done) / double(total), "loading weights")) fail(Code::cancelled, "loading was cancelled");
+        kernels::Matrix matrix;
+        if (l.quantised) {
+            const kernels::QuantSource source = format.open(folder, l.module, l.shape.in_features, l.shape.out_features);
+            check(device_->pack(source, &matrix), concat(folder.name(), ": ", l.module));
+        } else {
+            const std::string weight = l.module + ".weight";
+            const uint64_t row_bytes = uint64_t(l.shape.in_features) * (l.shape.dtype == kernels::DType::f32 ? 4 : 2);
+            kernels::DenseSource source;
+            source.in_features = l.shape.in_features;
+            source.out_features = l.shape.out_features;
+            source.dtype = l.shape.dtype;
+            source.read_rows = [&](int32_t row0, int32_t rows, void* out) -> Status {
+                folder.read_rows(weight, row0, rows, {static_cast<std::byte*>(out), size_t(uint64_t(rows) * row_bytes)});
+                return {};
+            };
+            if (!l.bias_tensor.empty()) source.bias = folder.read_f32(l.bias_tensor, l.shape.out_features);
+            check(device_->pack(source, &matrix), concat(folder.name(), ": ", weight));
+        }
+        if (l.slot)
+            decoder_.spec.layers[size_t(l.layer)].*l.slot = matrix;
+        else
+            decoder_.spec.*l.model_slot = matrix;
+        done += l.stored_bytes;
+    }
+    if (decoder_.tied) {
+        kernels::ModelSpec& spec = decoder_.spec;
+        (spec.embedding.id ? spec.head : spec.embedding) = spec.embedding.id ? spec.embedding : spec.head;
+    }
+    for (const NormPart& n : decoder_.norms) {
+        std::vector<float> values = folder.read_f32(n.tensor);
+        // (heads, head_dim) is one row repeated; rows that differ would be another computation.
+        for (size_t i = size_t(n.size); i < values.size(); ++i)
+            if (values[i] != values[i - size_t(n.size)])
+                fail(Code::unimplemented, folder.name(), ": ", n.tensor, " differs from head to head, which is not supported");
+        kernels::NormSpec& spec = n.slot ? decoder_.spec.layers[size_t(n.layer)].*n.slot : decoder_.spec.final_norm;
+        check(device_->upload(std::span(values).first(size_t(n.size)), &spec.weight), concat(folder.name(), ": ", n.tensor));
+    }
+}
+
+std::vector<int32_t> find_stop_ids(const ModelConfig& config, const Tokenizer& tokenizer) {
+    // End-of-turn tokens of the chat formats; most configurations name only the end of text.
+    constexpr std::array names = {"<|eot_id|>",   "<|eom_id|>",           "<|im_end|>",    "<|end|>",      "<end_of_turn>", "<|END_OF_TURN_TOKEN|>",
+                                  "<|endoftext|>", "<|end_of_text|>", "[|endofturn|]", "<｜end▁of▁sentence｜>", "<|EOT|>"};
+    std::vector<int32_t> ids;
+    for (const int64_t id : config.eos_ids)
+        if (id >= 0 && id < config.n_vocab) ids.push_back(int32_t(id));
+    if (const auto eos = tokenizer.eos_id()) ids.push_back(*eos);
+    for (const char* name : names)
+        if (const auto id = tokenizer.token_to_id(name); id && tokenizer.is_special(*id)) ids.push_back(*id);
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    return ids;
+}
+
+}  // namespace quantplug::engine

@@ -1,0 +1,12 @@
+// Rotary frequencies of a configuration.
+#pragma once
+
+#include "engine/checkpoint/config.h"
+#include "kernels/model.h"
+
+namespace quantplug::engine {
+
+/// Types default, linear and llama3 (formulas: transformers' modeling_rope_utils.py); any other is refused by name, never guessed.
+kernels::RopeSpec rope_spec(const RopeConfig& rope, int32_t head_dim);
+
+}  // namespace quantplug::engine
