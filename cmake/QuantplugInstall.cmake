@@ -7,6 +7,7 @@ configure_package_config_file(cmake/quantplug-config.cmake.in ${PROJECT_BINARY_D
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/quantplug)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/quantplug-config-version.cmake COMPATIBILITY SameMajorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/quantplug-config.cmake ${PROJECT_BINARY_DIR}/quantplug-config-version.cmake
+    cmake/QuantplugPlugin.cmake plugin_api/quantplug_plugin.map plugin_api/manifest.json.in
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/quantplug)
 
 # The program looks for plugins in ../lib/quantplug, a plugin for the kernels in $ORIGIN/..: lib, not lib/<triplet>.

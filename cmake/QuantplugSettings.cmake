@@ -6,6 +6,8 @@ set(CMAKE_C_STANDARD 11)
 set(CMAKE_C_STANDARD_REQUIRED ON)
 set(CMAKE_C_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_C_FLAGS_RELEASE "-O2 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")   # kernels/ asks for -O3 itself
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 find_package(Threads REQUIRED)
@@ -22,10 +24,11 @@ set(QUANTPLUG_PLUGIN_DIR ${PROJECT_BINARY_DIR}/lib/quantplug)
 
 # quantplug_target(<name>): warnings as errors, hidden visibility, sanitizers.
 function(quantplug_target name)
-  target_compile_options(${name} PRIVATE
-    -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-strict-aliasing
-    # The same bits on every instruction set: no fused multiply-add that the source does not spell.
-    -ffp-contract=off)
+  # -ffp-contract=off: the same bits on every instruction set, no fused multiply-add that the source does not spell.
+  # -Wno-restrict: GCC 12 warns about std::string's own operator+ (GCC bug 105651).
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:
+    -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-strict-aliasing -ffp-contract=off
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>>)
   set_target_properties(${name} PROPERTIES
     C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
     BUILD_RPATH_USE_ORIGIN ON)

@@ -36,8 +36,7 @@ const TensorInfo* first_plain_matrix(const ModelFolder& folder) {
 int64_t vocabulary(const ModelFolder& folder) {
     const engine::JsonObject config = folder.config();
     for (const char* key : {"text_config.vocab_size", "vocab_size"})
-        if (const engine::Json* value = config.find(key); value && value->is_number_integer())
-            return config.integer(key).value_or(0);
+        if (const auto value = config.integer(key)) return *value;
     return 0;
 }
 
@@ -67,7 +66,7 @@ struct Codes {
     int64_t n_stored = 0, n_out = 0;
 
     kernels::Status read(int32_t row0, int32_t rows, uint8_t* out) const {
-        const auto next = std::upper_bound(groups.begin(), groups.end(), row0, [](int32_t r, const Group& g) { return r < g.row0; });
+        const auto next = std::upper_bound(groups.begin(), groups.end(), row0, [](int32_t row, const Group& g) { return row < g.row0; });
         if (row0 < 0 || rows < 0 || next == groups.begin())
             return kernels::Status::error(kernels::invalid_argument, engine::concat("codes of rows ", row0, " .. do not exist"));
         const Group& group = *(next - 1);

@@ -39,9 +39,9 @@ Activations BlockOps::norm_qkv(const ModelSpec& spec, const LayerSpec& layer, Ac
     if (!expect(spec, &layer, x, Slot::residual)) return {};
     const int32_t q_width = spec.n_heads * spec.head_dim, kv_width = spec.n_kv_heads * spec.head_dim;
     norm(layer.attention_norm, Slot::residual, spec.hidden_size, Slot::normed);
-    project(layer.q, Slot::normed, Slot::qkv, 0);
-    project(layer.k, Slot::normed, Slot::qkv, q_width);
-    project(layer.v, Slot::normed, Slot::qkv, q_width + kv_width);
+    project(layer.q, Slot::normed, Slot::qkv, 0, Store::set);
+    project(layer.k, Slot::normed, Slot::qkv, q_width, Store::set);
+    project(layer.v, Slot::normed, Slot::qkv, q_width + kv_width, Store::set);
     if (layer.q_norm.kind != NormSpec::none) head_norm(layer.q_norm, Slot::qkv, 0, spec.n_heads, spec.head_dim);
     if (layer.k_norm.kind != NormSpec::none) head_norm(layer.k_norm, Slot::qkv, q_width, spec.n_kv_heads, spec.head_dim);
     return handle(Slot::qkv);
@@ -64,23 +64,21 @@ Activations BlockOps::rope_append_attend(const ModelSpec& spec, const LayerSpec&
 
 void BlockOps::project_add(const ModelSpec& spec, const LayerSpec& layer, Activations attended, Activations x) {
     if (!expect(spec, &layer, attended, Slot::attended) || !expect(spec, &layer, x, Slot::residual)) return;
-    project(layer.o, Slot::attended, Slot::projected, 0);
-    add(Slot::residual, Slot::projected, spec.hidden_size);
+    project(layer.o, Slot::attended, Slot::residual, 0, Store::add);
 }
 
 Activations BlockOps::gate_up_act(const ModelSpec& spec, const LayerSpec& layer, Activations x) {
     if (!expect(spec, &layer, x, Slot::residual)) return {};
     norm(layer.mlp_norm, Slot::residual, spec.hidden_size, Slot::normed);
-    project(layer.gate, Slot::normed, Slot::gate, 0);
-    project(layer.up, Slot::normed, Slot::up, 0);
+    project(layer.gate, Slot::normed, Slot::gate, 0, Store::set);
+    project(layer.up, Slot::normed, Slot::up, 0, Store::set);
     gated(layer.activation, Slot::gate, Slot::up, spec.intermediate_size);
     return handle(Slot::gate);
 }
 
 void BlockOps::down_add(const ModelSpec& spec, const LayerSpec& layer, Activations h, Activations x) {
     if (!expect(spec, &layer, h, Slot::gate) || !expect(spec, &layer, x, Slot::residual)) return;
-    project(layer.down, Slot::gate, Slot::projected, 0);
-    add(Slot::residual, Slot::projected, spec.hidden_size);
+    project(layer.down, Slot::gate, Slot::residual, 0, Store::add);
 }
 
 void BlockOps::head_sample(const ModelSpec& spec, Activations x) {
@@ -90,7 +88,7 @@ void BlockOps::head_sample(const ModelSpec& spec, Activations x) {
         const auto piece = step_->wanted.subspan(first, std::min(step_->wanted.size() - first, size_t(wanted_rows())));
         select(Slot::residual, piece, spec.hidden_size, Slot::wanted);
         norm(spec.final_norm, Slot::wanted, spec.hidden_size, Slot::wanted);
-        project(spec.head, Slot::wanted, Slot::logits, 0);
+        project(spec.head, Slot::wanted, Slot::logits, 0, Store::set);
         emit(piece, spec.n_vocab, Slot::logits, result_);
     }
 }

@@ -8,11 +8,12 @@
 #include <span>
 
 #include "kernels/device.h"
+#include "kernels/store.h"
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 
-enum class Slot : uint32_t { none, residual, normed, qkv, attended, gate, up, projected, wanted, logits, count };
+enum class Slot : uint32_t { none, residual, normed, qkv, attended, gate, up, wanted, logits, count };
 
 inline Activations handle(Slot slot) { return {uint32_t(slot)}; }
 
@@ -36,13 +37,12 @@ class BlockOps : public Ops {
     // Every primitive covers all rows of its input slot.
     virtual void embed_rows(Matrix embedding, Slot out) = 0;                       // out[r] = embedding row of Step::rows[r].token
     virtual void norm(const NormSpec&, Slot x, int32_t width, Slot out) = 0;       // kind none: a copy
-    virtual void project(Matrix w, Slot x, Slot out, int32_t column) = 0;          // out[:, column ..] = x W + bias
+    virtual void project(Matrix w, Slot x, Slot out, int32_t column, Store store) = 0;   // out[:, column ..] = or += x W + bias
     virtual void head_norm(const NormSpec&, Slot x, int32_t column, int32_t n_heads, int32_t head_dim) = 0;   // in place, per head
     virtual void rope(const RopeSpec&, Slot x, int32_t column, int32_t n_heads, int32_t head_dim) = 0;        // in place, by position
     virtual void append(const ModelSpec&, int32_t layer, Slot qkv) = 0;            // keys and values of all rows into the cache
     virtual void attend(const ModelSpec&, const LayerSpec&, int32_t layer, Slot qkv, Slot out) = 0;
     virtual void gated(Activation, Slot gate, Slot up, int32_t width) = 0;         // gate = act(gate) * up
-    virtual void add(Slot x, Slot y, int32_t width) = 0;                           // x += y
     // Step::wanted in pieces of at most wanted_rows(): out[i] = x[wanted[first + i].row], then logits to results (log-softmax, argmax).
     virtual int32_t wanted_rows() const = 0;
     virtual void select(Slot x, std::span<const Wanted> wanted, int32_t width, Slot out) = 0;

@@ -7,7 +7,7 @@ seconds=${1:?usage: scripts/fuzz.sh SECONDS [TARGET ...]}
 shift
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(safetensors gguf config tokenizer dynsym)
-scripts/packages.sh clang libclang-rt-14-dev
+scripts/packages.sh clang libclang-rt-dev
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz --target "${targets[@]/#/fuzz_}"
 mkdir -p build/fuzz/findings

@@ -116,6 +116,15 @@ size_t utf8_length(std::string_view text, size_t i) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) {
+    for (size_t i = 0; i < text.size();) {
+        const size_t length = utf8_length(text, i);
+        if (length == 0) return false;
+        i += length;
+    }
+    return true;
+}
+
 std::string printable(std::string_view text, size_t max_bytes) {
     std::string out;
     for (size_t i = 0; i < text.size();) {

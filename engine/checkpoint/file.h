@@ -33,6 +33,9 @@ class File final : public ByteSource {
 /// A whole small file; resource_exhausted where it is larger than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
 
+/// Well-formed UTF-8 throughout.
+bool is_utf8(std::string_view text);
+
 /// Text from a file, fit for a message: one line, printable ASCII and whole UTF-8 kept, at most `max_bytes`.
 std::string printable(std::string_view text, size_t max_bytes = 120);
 

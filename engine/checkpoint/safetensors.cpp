@@ -177,7 +177,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
         unexpected("null");
     }
     bool boolean(bool) override { unexpected("a boolean"); }
-    bool binary(std::vector<uint8_t>&) override { unexpected("binary data"); }
+    bool binary(nlohmann::json::binary_t&) override { unexpected("binary data"); }
     bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
         damaged(concat("it is not valid JSON near byte ", position));
     }

@@ -65,7 +65,8 @@ class OutputFolder {
     const std::filesystem::path& path() const { return temporary_; }
     void write_text(std::string_view file_name, std::string_view text);
     /// Copies the top-level regular files of a source folder that hold no tensors (no *.safetensors, *.bin, *.gguf,
-    /// *.index.json ...), up to 64 MB each; files already written here stay.
+    /// *.index.json ...) and describe
+    /// none (quantize_config.json), up to 64 MB each; files already written here stay.
     void copy_side_files(const std::filesystem::path& source);
     void commit();
 

@@ -15,7 +15,7 @@ struct Sampling {
     int32_t top_k = 0;           // > 0: this many most probable tokens
     double top_p = 1;            // < 1: the smallest set of most probable tokens with at least this mass
     double min_p = 0;            // > 0: tokens with at least this share of the most probable one's probability
-    std::optional<uint64_t> seed;   // absent: from the system
+    std::optional<uint64_t> seed = std::nullopt;   // absent: from the system
 };
 
 /// Refuses values out of range, by name. INVALID_ARGUMENT.

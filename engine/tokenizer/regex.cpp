@@ -59,7 +59,7 @@ RegexScratch::RegexScratch() : blocks_(std::make_unique<Blocks>()) {
 
 RegexScratch::~RegexScratch() = default;
 
-struct Regex::Code {
+struct Regex::Compiled {
     std::unique_ptr<pcre2_code, FreeCode> pcre;
     bool jit = false;
 };
@@ -85,12 +85,12 @@ Regex Regex::compile(std::string_view pattern, std::string_view name) {
     pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
     int error = 0;
     PCRE2_SIZE offset = 0;
-    out.code_ = std::make_unique<Code>();
+    out.code_ = std::make_unique<Compiled>();
     out.code_->pcre.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                        PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE, &error,
+                                        PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
                                         &offset, context.get()));
     if (!out.code_->pcre)
-        fail(engine::Code::invalid_argument, name, ": regular expression '", pattern, "' does not compile: ", error_text(error), " (as PCRE2 '",
+        fail(Code::invalid_argument, name, ": regular expression '", pattern, "' does not compile: ", error_text(error), " (as PCRE2 '",
              translated, "', offset ", offset, ")");
     // Without a JIT (unusual processors) the interpreter gives the same matches.
     out.code_->jit = pcre2_jit_compile(out.code_->pcre.get(), PCRE2_JIT_COMPLETE) == 0;
@@ -127,10 +127,10 @@ void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<M
         }
         if (rc == PCRE2_ERROR_NOMATCH) return;
         if (rc < 0)
-            fail(engine::Code::resource_exhausted, name_, ": a regular expression failed on this text: ", error_text(rc));
+            fail(Code::resource_exhausted, name_, ": a regular expression failed on this text: ", error_text(rc));
         const size_t begin = found[0], end = found[1];
         // \K inside a lookahead can put the start behind the end.
-        if (begin > end || begin < from) fail(engine::Code::unimplemented, name_, ": a regular expression uses \\K in a lookaround, which is not supported");
+        if (begin > end || begin < from) fail(Code::unimplemented, name_, ": a regular expression uses \\K in a lookaround, which is not supported");
         if (begin == end && last_end == end) {
             from = end < text.size() ? end + utf8_length(text[end]) : end + 1;
             continue;

@@ -60,9 +60,9 @@ class Regex {
     const std::string& literal_text() const { return literal_; }
 
  private:
-    struct Code;
+    struct Compiled;
     Regex();
-    std::unique_ptr<Code> code_;   // null: literal
+    std::unique_ptr<Compiled> code_;   // null: literal
     std::string literal_;
     std::string name_;
 };

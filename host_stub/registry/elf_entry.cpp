@@ -30,6 +30,8 @@ constexpr const char* kMachineName = "aarch64";
 #else
 #error "name this machine's e_machine here"
 #endif
+// Up to and with the last field of the first draft.
+constexpr uint64_t kEntryBytes = offsetof(qp_entry, plugin) + sizeof(qp_entry::plugin);
 constexpr unsigned char kByteOrder = ELFDATA2LSB;
 
 struct CloseElf {
@@ -102,6 +104,7 @@ std::string why_segments_do_not_fit(Elf* elf, uint64_t file_size) {
 struct Found {
     bool entry = false;
     bool entry_is_data = false;
+    uint64_t entry_bytes = 0;
     unsigned other_major = 0;   // of a quantplug_entry_v<n> with another n
 };
 
@@ -134,6 +137,7 @@ std::string read_symbols(Elf* elf, Elf_Scn* section, const GElf_Shdr& header, Fo
         if (binding != STB_GLOBAL && binding != STB_WEAK) continue;
         found.entry = true;
         found.entry_is_data = GELF_ST_TYPE(symbol.st_info) == STT_OBJECT;
+        found.entry_bytes = symbol.st_size;
     }
     return "";
 }
@@ -156,7 +160,11 @@ std::string why_not_a_plugin(Elf* elf, uint64_t file_size) {
         if (std::string reason = read_symbols(elf, section, header, found); !reason.empty()) return reason;
     }
     if (!has_dynsym) return damaged("it has no dynamic symbol table; it may be cut short");
-    if (found.entry && found.entry_is_data) return "";
+    if (found.entry && found.entry_is_data) {
+        if (found.entry_bytes >= kEntryBytes) return "";
+        return "exports a " QP_ENTRY_SYMBOL " of " + std::to_string(found.entry_bytes) + " bytes, at least " +
+               std::to_string(kEntryBytes) + " are expected";
+    }
     if (found.entry) return "exports " QP_ENTRY_SYMBOL " as a function, it must be a data object";
     if (found.other_major != 0)
         return "speaks ABI " + std::to_string(found.other_major) + ", this host " + std::to_string(QP_ABI_MAJOR);

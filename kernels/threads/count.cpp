@@ -91,7 +91,9 @@ int32_t cgroup_quota(const char* sys, const char* proc) {
         begin = end + 1;
         const size_t first = line.find(':'), second = first == std::string::npos ? first : line.find(':', first + 1);
         if (second == std::string::npos || line.compare(second + 1, 1, "/") != 0) continue;
-        const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",", group = line.substr(second + 1);
+        std::string controllers(",");
+        controllers.append(line, first + 1, second - first - 1).append(",");
+        const std::string group = line.substr(second + 1);
         if (controllers == ",,") {
             least = smaller(least, smallest_quota(root, group, quota_v2));
         } else if (controllers.find(",cpu,") != std::string::npos) {

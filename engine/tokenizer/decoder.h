@@ -1,0 +1,71 @@
+// The decoder of a tokenizer.json: tokens into text, one at a time.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/tokenizer/regex.h"
+
+namespace quantplug::engine {
+
+/// One step of the chain. A chain maps tokens to tokens; all that come out, joined, are the text.
+struct DecoderStage {
+    enum class Kind {
+        byte_level,      // stand-ins to bytes, bytes to UTF-8; one token comes out
+        byte_fallback,   // <0xHH> to bytes; a run that is no UTF-8 is one U+FFFD a byte
+        fuse,            // one token of all
+        replace,
+        strip,       // up to `start` characters `text` in front of each token, up to `stop` behind
+        metaspace,   // the character `text` is a space; nothing in the first token if `start`
+        join,        // a space between tokens: there is no decoder
+    };
+    Kind kind;
+    std::string text;
+    Regex pattern = Regex::literal("");
+    int32_t start = 0, stop = 0;
+};
+
+class Decoder {
+ public:
+    /// The object of the key "decoder", or null. Known: ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, Sequence.
+    static Decoder parse(const nlohmann::json& json, std::string_view name);
+
+    /// SentencePiece's decoding: U+2581 is a space, bytes, one leading space off if `strip_leading_space`.
+    static Decoder sentencepiece(bool strip_leading_space);
+
+    const std::vector<DecoderStage>& stages() const { return stages_; }
+
+ private:
+    void add(const nlohmann::json& json, std::string_view name);
+    std::vector<DecoderStage> stages_;
+};
+
+/// A decode in progress. Must not outlive the decoder.
+class DecoderRun {
+ public:
+    explicit DecoderRun(const Decoder& decoder) : stages_(decoder.stages()), states_(stages_.size()) {}
+
+    /// Text that is certain after this token, whole characters only.
+    std::string push(std::string_view token);
+    std::string finish();
+
+ private:
+    struct State {
+        std::string held;        // bytes of an unfinished character or byte run; characters that strip may take
+        bool any = false;        // a token has passed
+        int32_t stripped = 0;    // characters taken in front
+        bool inside = false;     // strip: past what it takes in front
+    };
+    using Tokens = std::vector<std::string>;
+    void step(size_t stage, Tokens& tokens);
+    void flush(size_t stage, Tokens& tokens);
+    void strip_stream(const DecoderStage& stage, State& state, std::string& token) const;
+
+    const std::vector<DecoderStage>& stages_;
+    std::vector<State> states_;
+    RegexScratch scratch_;
+};
+
+}  // namespace quantplug::engine

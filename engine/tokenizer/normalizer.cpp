@@ -1,0 +1,164 @@
+#include "engine/tokenizer/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "engine/tokenizer/json_fields.h"
+#include "engine/tokenizer/utf8.h"
+
+namespace quantplug::engine {
+namespace {
+
+bool below(std::string_view text, uint8_t first_byte) {
+    return std::all_of(text.begin(), text.end(), [&](char c) { return static_cast<uint8_t>(c) < first_byte; });
+}
+
+// utf8proc_map orders combining marks by exchanging neighbours, quadratic on a text of marks: here runs are sorted instead
+// (Unicode 15, D109, canonical ordering algorithm).
+std::string unicode_normal_form(std::string_view text, bool compose, bool compatibility) {
+    const int decompose = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatibility ? UTF8PROC_COMPAT : 0);
+    std::vector<utf8proc_int32_t> codes;
+    codes.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Char c = utf8_at(text, i);
+        i += c.length;
+        utf8proc_int32_t parts[32];
+        int last_boundclass = 0;
+        const utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts, 32,
+                                                           static_cast<utf8proc_option_t>(decompose), &last_boundclass);
+        if (n < 0 || n > 32)   // the longest decomposition has 18 characters
+            codes.push_back(static_cast<utf8proc_int32_t>(c.code));
+        else
+            codes.insert(codes.end(), parts, parts + n);
+    }
+    const auto combining = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
+    for (size_t i = 0; i < codes.size();) {
+        if (combining(codes[i]) == 0) {
+            ++i;
+            continue;
+        }
+        size_t end = i + 1;
+        while (end < codes.size() && combining(codes[end]) != 0) ++end;
+        std::stable_sort(codes.begin() + static_cast<std::ptrdiff_t>(i), codes.begin() + static_cast<std::ptrdiff_t>(end),
+                         [&](auto a, auto b) { return combining(a) < combining(b); });
+        i = end;
+    }
+    utf8proc_ssize_t n = static_cast<utf8proc_ssize_t>(codes.size());
+    if (compose)
+        n = utf8proc_normalize_utf32(codes.data(), n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    std::string out;
+    out.reserve(text.size());
+    for (utf8proc_ssize_t i = 0; i < n; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
+    return out;
+}
+
+std::string lowercase(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Char c = utf8_at(text, i);
+        i += c.length;
+        if (c.code == 0x130)
+            out += "i\xCC\x87";   // the one character whose lower case is two
+        else
+            append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.code))));
+    }
+    return out;
+}
+
+std::string_view strip(std::string_view text, bool left, bool right) {
+    while (left && !text.empty()) {
+        const Utf8Char c = utf8_at(text, 0);
+        if (!is_white_space(c.code)) break;
+        text.remove_prefix(c.length);
+    }
+    while (right && !text.empty()) {
+        const Utf8Char c = utf8_before(text, text.size());
+        if (!is_white_space(c.code)) break;
+        text.remove_suffix(c.length);
+    }
+    return text;
+}
+
+}  // namespace
+
+Normalizer Normalizer::parse(const nlohmann::json& json, std::string_view name) {
+    Normalizer out;
+    if (json.is_null()) return out;
+    for (const nlohmann::json* part : flatten_sequence(json, "normalizers", name, "normalizer")) out.add(*part, name);
+    return out;
+}
+
+void Normalizer::add(const nlohmann::json& json, std::string_view name) {
+    const std::string type = type_of(json, name, "normalizer");
+    Step step{};
+    if (type == "NFC") {
+        step.kind = Kind::nfc;
+    } else if (type == "NFD") {
+        step.kind = Kind::nfd;
+    } else if (type == "NFKC") {
+        step.kind = Kind::nfkc;
+    } else if (type == "NFKD") {
+        step.kind = Kind::nfkd;
+    } else if (type == "Lowercase") {
+        step.kind = Kind::lowercase;
+    } else if (type == "ByteLevel") {
+        step.kind = Kind::byte_level;
+    } else if (type == "Prepend") {
+        step.kind = Kind::prepend;
+        step.text = string_field(json, "prepend", name);
+    } else if (type == "Replace") {
+        step.kind = Kind::replace;
+        step.pattern = pattern_field(json, name);
+        step.text = string_field(json, "content", name);
+    } else if (type == "Strip") {
+        step.kind = Kind::strip;
+        step.left = bool_field(json, "strip_left", true, name);
+        step.right = bool_field(json, "strip_right", true, name);
+    } else {
+        fail(Code::unimplemented, name, ": normalizer '", type, "' is not supported yet");
+    }
+    steps_.push_back(std::move(step));
+}
+
+std::string Normalizer::apply(std::string_view input, RegexScratch& scratch) const {
+    std::string text(input);
+    for (const Step& step : steps_) {
+        if (text.empty()) return text;
+        switch (step.kind) {
+            case Kind::nfc:   // below U+0300 nothing combines
+                if (!below(text, 0xCC)) text = unicode_normal_form(text, true, false);
+                break;
+            case Kind::nfd:
+                if (!below(text, 0x80)) text = unicode_normal_form(text, false, false);
+                break;
+            case Kind::nfkc:
+                if (!below(text, 0x80)) text = unicode_normal_form(text, true, true);
+                break;
+            case Kind::nfkd:
+                if (!below(text, 0x80)) text = unicode_normal_form(text, false, true);
+                break;
+            case Kind::prepend:
+                text.insert(0, step.text);
+                break;
+            case Kind::replace:
+                text = step.pattern.replace_all(text, step.text, scratch);
+                break;
+            case Kind::lowercase:
+                text = lowercase(text);
+                break;
+            case Kind::strip:
+                text = std::string(strip(text, step.left, step.right));
+                break;
+            case Kind::byte_level:
+                text = map_bytes(text);
+                break;
+        }
+    }
+    return text;
+}
+
+}  // namespace quantplug::engine

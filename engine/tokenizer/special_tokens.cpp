@@ -1,0 +1,110 @@
+#include "engine/tokenizer/special_tokens.h"
+
+#include <charconv>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "engine/base/error.h"
+#include "engine/tokenizer/json_fields.h"
+
+namespace quantplug::engine {
+namespace {
+
+using nlohmann::json;
+using std::filesystem::path;
+
+constexpr uintmax_t text_limit = 1u << 30;
+
+struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+};
+
+json read_object(const path& file) {
+    const json out = parse_small_json(read_text(file), file.string());
+    if (!out.is_object()) fail(Code::invalid_argument, file.string(), " is no JSON object");
+    return out;
+}
+
+// "bos_token": "<s>" or {"content": "<s>", ...}.
+void read_name(const json& object, const char* key, std::string& out) {
+    const auto it = object.find(key);
+    if (!out.empty() || it == object.end()) return;
+    if (it->is_string()) out = it->get<std::string>();
+    if (it->is_object() && it->contains("content") && (*it)["content"].is_string()) out = (*it)["content"].get<std::string>();
+}
+
+void read_flag(const json& object, const char* key, std::optional<bool>& out) {
+    const auto it = object.find(key);
+    if (it != object.end() && it->is_boolean()) out = it->get<bool>();
+}
+
+void read_added_decoder(const json& config, const std::string& name, std::vector<AddedToken>& out) {
+    const auto it = config.find("added_tokens_decoder");
+    if (it == config.end() || !it->is_object()) return;
+    std::map<int32_t, AddedToken> by_id;
+    for (const auto& [key, entry] : it->items()) {
+        AddedToken token;
+        const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token.id);
+        if (error != std::errc() || end != key.data() + key.size() || token.id < 0 || !entry.is_object())
+            fail(Code::invalid_argument, name, ": added_tokens_decoder has a bad entry ", in_quotes(key));
+        token.content = string_field(entry, "content", name);
+        token.single_word = bool_field(entry, "single_word", false, name);
+        token.lstrip = bool_field(entry, "lstrip", false, name);
+        token.rstrip = bool_field(entry, "rstrip", false, name);
+        token.normalized = bool_field(entry, "normalized", true, name);
+        token.special = bool_field(entry, "special", false, name);
+        by_id[token.id] = std::move(token);
+    }
+    for (auto& [id, token] : by_id) out.push_back(std::move(token));
+}
+
+}  // namespace
+
+std::string read_text(const path& file) {
+    const std::unique_ptr<std::FILE, Close> in(std::fopen(file.c_str(), "rb"));
+    if (!in) fail(Code::not_found, file.string(), " cannot be opened");
+    std::error_code error;
+    const uintmax_t size = std::filesystem::file_size(file, error);
+    if (error) fail(Code::invalid_argument, file.string(), " is no regular file");
+    if (size >= text_limit) fail(Code::invalid_argument, file.string(), " has ", size, " bytes, more than the limit of 1 GiB");
+    std::string text(size, '\0');
+    text.resize(std::fread(text.data(), 1, text.size(), in.get()));
+    if (text.size() != size) fail(Code::data_loss, file.string(), " ended after ", text.size(), " of ", size, " bytes");
+    constexpr std::string_view lfs = "version https://git-lfs.github.com/spec/";
+    if (text.starts_with(lfs)) fail(Code::failed_precondition, file.string(), " is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder");
+    return text;
+}
+
+SpecialTokens SpecialTokens::read(const path& folder) {
+    SpecialTokens out;
+    if (const path file = folder / "tokenizer_config.json"; std::filesystem::exists(file)) {
+        const json config = read_object(file);
+        read_name(config, "bos_token", out.bos);
+        read_name(config, "eos_token", out.eos);
+        read_flag(config, "add_bos_token", out.add_bos);
+        read_flag(config, "legacy", out.legacy);
+        read_added_decoder(config, file.string(), out.added);
+    }
+    if (const path file = folder / "special_tokens_map.json"; std::filesystem::exists(file)) {
+        const json map = read_object(file);
+        read_name(map, "bos_token", out.bos);
+        read_name(map, "eos_token", out.eos);
+    }
+    if (const path file = folder / "added_tokens.json"; std::filesystem::exists(file)) {
+        const json map = read_object(file);
+        for (const auto& [content, id] : map.items()) {
+            AddedToken token;
+            token.content = content;
+            token.id = int_field(map, content.c_str(), file.string());
+            token.normalized = false;
+            bool known = false;
+            for (const AddedToken& other : out.added) known = known || other.content == content;
+            if (!known) out.added.push_back(std::move(token));
+        }
+    }
+    return out;
+}
+
+}  // namespace quantplug::engine

@@ -1,0 +1,72 @@
+// quantplug detokenize: token ids to text. No weights are loaded.
+#include <nlohmann/json.hpp>
+
+#include "host_stub/cli/commands/commands.h"
+#include "host_stub/cli/failure.h"
+#include "host_stub/cli/interrupt.h"
+#include "host_stub/cli/session.h"
+#include "host_stub/cli/text_input.h"
+#include "host_stub/cli/tokens.h"
+
+namespace quantplug::host {
+namespace {
+
+void write_result(const std::string& text, Console& console) {
+    if (console.json())
+        console.write_json({{"text", text}});
+    else
+        console.write_text(text + "\n");
+}
+
+// Ids of a file's line; a mistake in a file is a failure, not wrong usage.
+std::vector<int32_t> ids_of_line(std::string_view line, size_t number) {
+    try {
+        return parse_ids(std::string(line));
+    } catch (const UsageError& error) {
+        throw Error(QP_INVALID_ARGUMENT, "line " + std::to_string(number) + ": " + error.what());
+    }
+}
+
+}  // namespace
+
+void add_detokenize(CLI::App& command, DetokenizeArguments& arguments) {
+    add_model_arguments(command, arguments);
+    CLI::Option* ids = command.add_option("--ids", arguments.input.ids, "the token ids")->type_name("1,2,3");
+    command.add_option("-f,--file", arguments.input.file, "the ids from a file; - is standard input")->type_name("FILE");
+    command.callback([ids, &arguments] { arguments.input.has_ids = ids->count() > 0; });
+    command.add_flag("--lines", arguments.input.lines, "one result per line of the input");
+    add_special(command, arguments.special, "special tokens are written as their text (default off)");
+    add_output_arguments(command, arguments);
+    command.footer("Example: the text of two ids\n  quantplug detokenize models/smollm2-exl2 --ids 19556,905");
+}
+
+int run_detokenize(const DetokenizeArguments& arguments, Program& program) {
+    const InputArguments& input = arguments.input;
+    const Options options = load_options(arguments);
+    std::vector<std::vector<int32_t>> sequences;
+    if (input.has_ids && input.file.empty()) {
+        for (const std::string_view line : split_lines(input.lines ? input.ids : ""))
+            sequences.push_back(parse_ids(std::string(line)));
+        if (!input.lines) sequences.push_back(parse_ids(input.ids));
+    } else {
+        const std::string text =
+            text_argument(input.has_ids, input.ids, input.file, "--ids 1,2,3, -f FILE or ids on standard input");
+        std::vector<int32_t> all;
+        for (const std::string_view line : split_lines(text)) {
+            std::vector<int32_t> ids = ids_of_line(line, sequences.size() + 1);
+            all.insert(all.end(), ids.begin(), ids.end());
+            sequences.push_back(std::move(ids));
+        }
+        if (!input.lines) sequences.assign(1, std::move(all));
+    }
+    Backends backends(program.console, arguments.backend);
+    const Plugin& plugin = backends.for_model(arguments.model);
+    const Model model = load_tokenizer(plugin, arguments.model, options, program.console);
+    for (const std::vector<int32_t>& ids : sequences) {
+        if (interrupted()) return kExitInterrupted;
+        write_result(model.detokenize(ids, arguments.special ? QP_SPECIAL_TEXT : 0u), program.console);
+    }
+    return kExitDone;
+}
+
+}  // namespace quantplug::host
