@@ -10,7 +10,7 @@ namespace quantplug::exl2 {
 
 class Exl2Backend : public engine::PluginBackend {
  public:
-    Exl2Backend() : PluginBackend(make_format(), make_quantizer()) {}
+    Exl2Backend() : PluginBackend(make_format(), make_quantizer, quantize_arguments()) {}
 };
 
 }  // namespace quantplug::exl2

@@ -10,7 +10,7 @@ namespace quantplug::gptq {
 
 class GptqBackend : public engine::PluginBackend {
  public:
-    GptqBackend() : PluginBackend(make_format(), make_quantizer()) {}
+    GptqBackend() : PluginBackend(make_format(), make_quantizer, quantize_arguments()) {}
 };
 
 }  // namespace quantplug::gptq

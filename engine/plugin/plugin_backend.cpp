@@ -1,17 +1,12 @@
 #include "engine/plugin/plugin_backend.h"
 
-#include <algorithm>
 #include <array>
-
-#include <nlohmann/json.hpp>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
-#include "engine/checkpoint/json.h"
 #include "engine/plugin/load_options.h"
 #include "engine/plugin/plugin_model.h"
-#include "engine/tools/dequantize.h"
-#include "engine/tools/import_gguf.h"
+#include "engine/tools/quantize_json.h"
 
 namespace quantplug::engine {
 
@@ -20,59 +15,24 @@ namespace {
 struct Tool {
     const char* name;
     const char* help;
-    const char* arguments;
+    const char* (*arguments)();
+    void (*run)(const Format& format, std::string_view arguments, const EmitJson& emit);
 };
 constexpr std::array tools = {
-    Tool{"dequantize", "writes a plain Hugging Face folder whose matrices are the decoded values of a quantised one",
-         R"({"in": {"type": "text", "help": "quantised folder"}, "out": {"type": "text", "help": "folder to make"},)"
-         R"( "dtype": {"type": "text", "help": "f16 or f32", "default": "f16"}})"},
-    Tool{"import-gguf", "turns a GGUF file of a llama-like model into a Hugging Face folder",
-         R"({"in": {"type": "text", "help": "GGUF file"}, "out": {"type": "text", "help": "folder to make"},)"
-         R"( "dtype": {"type": "text", "help": "f16 or f32", "default": "f16"}})"},
+    Tool{"dequantize", "writes a plain Hugging Face folder whose matrices are the decoded values of a quantised one", dequantize_arguments,
+         run_dequantize},
+    Tool{"import-gguf", "turns a GGUF file of a llama-like model into a Hugging Face folder", import_gguf_arguments,
+         [](const Format&, std::string_view arguments, const EmitJson& emit) { run_import_gguf(arguments, emit); }},
 };
 
 Log log_of(const backend::Backend& backend) {
     return [&backend](const std::string& line) { backend.log(QP_LOG_WARNING, line); };
 }
 
-/// The arguments of a tool: an object whose keys are all known.
-class Arguments {
- public:
-    Arguments(std::string_view text, std::initializer_list<std::string_view> known, std::string where)
-        : where_(std::move(where)), document_(parse_json(text, where_)), object_(document_, where_) {
-        for (const auto& [key, value] : document_.items())
-            if (std::find(known.begin(), known.end(), key) == known.end()) fail(Code::invalid_argument, where_, ": unknown argument ", key);
-    }
-    std::string required(const char* key) const {
-        const auto value = object_.string(key);
-        if (!value || value->empty()) fail(Code::invalid_argument, where_, ": argument ", key, " is missing");
-        return *value;
-    }
-    const JsonObject& get() const { return object_; }
-
- private:
-    std::string where_;
-    Json document_;
-    JsonObject object_;
-};
-
-StoredType dtype_argument(const Arguments& arguments, const std::string& where) {
-    const std::string dtype = arguments.get().string("dtype").value_or("f16");
-    if (dtype == "f16") return StoredType::f16;
-    if (dtype == "f32") return StoredType::f32;
-    fail(Code::invalid_argument, where, ": dtype ", dtype, " is unknown; f16 and f32 are");
-}
-
-std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-bool emit_progress(backend::JsonEvents& events, double fraction, const std::string& what) {
-    return events.emit(dump({{"event", "progress"}, {"fraction", fraction}, {"what", what}}));
-}
-
 }  // namespace
 
-PluginBackend::PluginBackend(std::unique_ptr<Format> format, std::unique_ptr<MatrixQuantizer> quantizer, const char* quantizer_arguments)
-    : format_(std::move(format)), quantizer_(std::move(quantizer)), quantizer_arguments_(quantizer_arguments) {}
+PluginBackend::PluginBackend(std::unique_ptr<Format> format, MakeQuantizer make_quantizer, const char* quantizer_arguments)
+    : format_(std::move(format)), make_quantizer_(std::move(make_quantizer)), quantizer_arguments_(quantizer_arguments) {}
 
 void PluginBackend::probe(const char* path, qp_probe_result& out) const {
     try {
@@ -121,28 +81,23 @@ bool PluginBackend::tool(uint32_t index, qp_tool_info& out) const {
     if (index >= tools.size()) return false;
     out.name = tools[index].name;
     out.help = tools[index].help;
-    out.arguments = tools[index].arguments;
+    out.arguments = tools[index].arguments();
     return true;
 }
 
 void PluginBackend::run_tool(std::string_view name, std::string_view arguments_json, backend::JsonEvents& events) const {
-    const std::string where(name);
-    const Arguments arguments(arguments_json, {"in", "out", "dtype"}, where);
-    const std::string in = arguments.required("in"), out = arguments.required("out");
-    const StoredType type = dtype_argument(arguments, where);
-    const auto progress = [&](double fraction, const std::string& what) { return emit_progress(events, fraction, what); };
-    Json done = {{"event", "done"}};
-    if (name == "dequantize") {
-        const DequantizeResult result = dequantize(*format_, in, out, {.type = type, .progress = progress});
-        done.update({{"tensors", result.tensors}, {"bytes", result.bytes}});
-    } else {
-        const ImportGgufResult result = import_gguf(in, out, {.type = type, .progress = progress});
-        done.update({{"tensors", result.tensors},
-                     {"bytes", result.bytes},
-                     {"architecture", result.architecture},
-                     {"tokenizer", result.tokenizer}});
-    }
-    events.emit(dump(done));
+    for (const Tool& t : tools)
+        if (name == t.name) t.run(*format_, arguments_json, [&](const std::string& json) { return events.emit(json); });
+}
+
+void PluginBackend::quantizer(qp_tool_info& out) const {
+    out.name = format_->name();
+    out.help = "makes a quantised folder from a plain one";
+    out.arguments = quantizer_arguments_;
+}
+
+void PluginBackend::quantize(std::string_view arguments_json, backend::JsonEvents& events) const {
+    run_quantize(make_quantizer_, quantizer_arguments_, arguments_json, [&](const std::string& json) { return events.emit(json); });
 }
 
 bool PluginBackend::translate(int32_t& code, std::string& message) const {

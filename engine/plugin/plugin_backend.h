@@ -13,7 +13,8 @@ class PluginBackend : public backend::Backend {
  public:
     static constexpr unsigned extensions = backend::kScore | backend::kLogits | backend::kTools | backend::kQuantize;
 
-    PluginBackend(std::unique_ptr<Format> format, std::unique_ptr<MatrixQuantizer> quantizer, const char* quantizer_arguments);
+    /// quantizer_arguments: JSON as qp_tool_info::arguments has it; lives as long as the library.
+    PluginBackend(std::unique_ptr<Format> format, MakeQuantizer make_quantizer, const char* quantizer_arguments);
 
     void probe(const char* path, qp_probe_result& out) const override;
     bool load_option(uint32_t index, qp_option_info& out) const override;
@@ -28,8 +29,8 @@ class PluginBackend : public backend::Backend {
 
  private:
     std::unique_ptr<Format> format_;
-    std::unique_ptr<MatrixQuantizer> quantizer_;
-    const char* quantizer_arguments_;   // JSON, as qp_tool_info::arguments has them
+    MakeQuantizer make_quantizer_;
+    const char* quantizer_arguments_;
 };
 
 }  // namespace quantplug::engine

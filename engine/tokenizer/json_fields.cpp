@@ -21,8 +21,8 @@ const json& field(const json& object, const char* key, std::string_view name) {
 }  // namespace
 
 std::string in_quotes(std::string_view text) {
-    std::string out = "'" + to_valid_utf8(text.substr(0, 60));
-    return out + (text.size() > 60 ? "...'" : "'");
+    constexpr size_t longest = 60;
+    return concat("'", to_valid_utf8(text.substr(0, longest)), text.size() > longest ? "...'" : "'");
 }
 
 std::string type_of(const json& object, std::string_view name, std::string_view role) {

@@ -4,6 +4,7 @@
 
 #include "engine/base/error.h"
 #include "engine/checkpoint/file.h"
+#include "engine/tools/import_gguf.h"
 
 namespace quantplug::engine {
 
@@ -36,6 +37,18 @@ int32_t small(const JsonObject& arguments, std::string_view key, int32_t otherwi
 }
 
 bool send(const EmitJson& emit, const Json& event) { return !emit || emit(event.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+
+StoredType dtype_of(const JsonObject& arguments) {
+    const std::string dtype = arguments.string("dtype").value_or("f16");
+    if (dtype != "f16" && dtype != "f32") fail(Code::invalid_argument, "dtype is \"", printable(dtype), "\": choose f16 or f32");
+    return dtype == "f16" ? StoredType::f16 : StoredType::f32;
+}
+
+std::function<bool(double, const std::string&)> progress_to(const EmitJson& emit) {
+    return [&emit](double fraction, const std::string& what) {
+        return send(emit, {{"event", "progress"}, {"fraction", fraction}, {"what", what}});
+    };
+}
 
 }  // namespace
 
@@ -73,14 +86,30 @@ void run_dequantize(const Format& format, std::string_view arguments_json, const
     const Json document = parse_arguments(arguments_json, dequantize_arguments());
     const JsonObject arguments(document, arguments_name);
     DequantizeOptions options;
-    const std::string dtype = arguments.string("dtype").value_or("f16");
-    if (dtype != "f16" && dtype != "f32") fail(Code::invalid_argument, "dtype is \"", printable(dtype), "\": choose f16 or f32");
-    options.type = dtype == "f16" ? StoredType::f16 : StoredType::f32;
-    options.progress = [&](double fraction, const std::string& what) {
-        return send(emit, {{"event", "progress"}, {"fraction", fraction}, {"what", what}});
-    };
+    options.type = dtype_of(arguments);
+    options.progress = progress_to(emit);
     const DequantizeResult result = dequantize(format, required(arguments, "in"), required(arguments, "out"), options);
     send(emit, {{"event", "done"}, {"tensors", result.tensors}, {"bytes", result.bytes}});
+}
+
+const char* import_gguf_arguments() {
+    return R"({"in": {"type": "string", "help": "the GGUF file"},)"
+           R"( "out": {"type": "string", "help": "the plain folder to make; absent or empty"},)"
+           R"( "dtype": {"type": "string", "help": "f16 or f32", "default": "f16"}})";
+}
+
+void run_import_gguf(std::string_view arguments_json, const EmitJson& emit) {
+    const Json document = parse_arguments(arguments_json, import_gguf_arguments());
+    const JsonObject arguments(document, arguments_name);
+    ImportGgufOptions options;
+    options.type = dtype_of(arguments);
+    options.progress = progress_to(emit);
+    const ImportGgufResult result = import_gguf(required(arguments, "in"), required(arguments, "out"), options);
+    send(emit, {{"event", "done"},
+                {"tensors", result.tensors},
+                {"bytes", result.bytes},
+                {"architecture", result.architecture},
+                {"tokenizer", result.tokenizer}});
 }
 
 }  // namespace quantplug::engine

@@ -22,4 +22,8 @@ void run_dequantize(const Format& format, std::string_view arguments_json, const
 /// What run_dequantize takes, as qp_tool_info::arguments has it.
 const char* dequantize_arguments();
 
+/// {"in", "out", "dtype"}; the last event has "tensors", "bytes", "architecture" and "tokenizer".
+void run_import_gguf(std::string_view arguments_json, const EmitJson& emit);
+const char* import_gguf_arguments();
+
 }  // namespace quantplug::engine

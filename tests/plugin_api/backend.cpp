@@ -340,7 +340,7 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
     CHECK(run() == QP_INVALID_ARGUMENT);
     sampling.top_k = 0;
     CHECK(run() == QP_OK);
-    sampling.set = QP_SET_TOP_P | QP_SET_SEED | (1ull << 50);   // the fake obeys temperature and top-p
+    sampling.set = QP_SET_TOP_P | QP_SET_SEED | (1ull << 50);   // the fake has no seed
     CHECK(run() == QP_OK);
     CHECK(plugin.events.back().ignored == (QP_SET_SEED | (1ull << 50)));
     sampling.struct_size = 16;

@@ -21,7 +21,7 @@ class FakeModel : public backend::Model {
         out.n_vocab = 256;
         out.n_ctx = 64;
     }
-    uint64_t supported_sampling() const override { return QP_SET_TEMPERATURE | QP_SET_TOP_P; }
+    uint64_t supported_sampling() const override { return QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P; }
     std::vector<int32_t> tokenize(std::string_view text, uint32_t) const override {
         std::vector<int32_t> ids;
         for (unsigned char c : text) ids.push_back(c);

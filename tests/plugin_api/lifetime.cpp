@@ -125,13 +125,17 @@ TEST_CASE("unload cancels what runs and what waits, and returns after their fina
     plugin.load("endless");
     Generating first(plugin, 3);
     Generating second(plugin, 0), third(plugin, 0);   // they wait for the first
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    auto& handle = backend::detail::ModelHandle::from(plugin.model, "test");
+    const auto calls = [&] {
+        const std::lock_guard<std::mutex> lock(handle.mutex);
+        return handle.calls;
+    };
+    while (calls() < 3) std::this_thread::yield();
     CHECK(second.seen() == 0);
     plugin.unload();
     CHECK(FakeBackend::live_models() == 0);
     CHECK(first.ended());
     CHECK(first.join() == QP_CANCELLED);
-    // A call that came to the model before unload did has its final event; one that had not begun would be the caller's mistake.
     CHECK(second.ended());
     CHECK(third.ended());
     CHECK(second.join() == QP_CANCELLED);

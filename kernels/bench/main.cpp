@@ -1,0 +1,194 @@
+// qp_bench_kernels [--threads N] [--bits B] [--exact]: read bandwidth, and what a step of random layers of TinyLlama-1.1B's shapes reaches.
+//
+// Decode: GB/s of packed weights, and its share of the read bandwidth that is measured beside it (virtual machines change within seconds).
+// Prefill: Gop/s, two operations a weight and row.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/half.h"
+#include "kernels/threads/pool.h"
+
+using namespace quantplug::kernels;
+
+namespace {
+
+constexpr int32_t hidden = 2048, inner = 5632, n_heads = 32, n_kv_heads = 4, head_dim = 64, n_vocab = 256, n_layers = 4;
+constexpr int32_t prefill_rows = 256;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Best of some seconds' worth of runs: the machine is shared.
+template <class Work>
+double best_time(Work&& work) {
+    work();
+    double best = 1e30;
+    const double begin = now();
+    for (int i = 0; i < 5 || now() - begin < 0.6; ++i) {
+        const double start = now();
+        work();
+        best = std::min(best, now() - start);
+    }
+    return best;
+}
+
+double read_bandwidth(int32_t threads) {
+    static std::vector<uint64_t> buffer(size_t(48) << 20, 1);   // 384 MB, beyond any L3
+    std::vector<uint64_t> sums(static_cast<size_t>(threads));
+    const double time = best_time([&] {
+        run_parallel(threads, [&](int32_t index, int32_t count) {
+            const size_t begin = buffer.size() * size_t(index) / size_t(count), end = buffer.size() * size_t(index + 1) / size_t(count);
+            uint64_t sum[8] = {};
+            for (size_t i = begin; i + 8 <= end; i += 8) {
+                for (size_t j = 0; j < 8; ++j) sum[j] |= buffer[i + j];
+            }
+            sums[size_t(index)] = std::accumulate(sum, sum + 8, uint64_t(0));
+        });
+    });
+    if (std::accumulate(sums.begin(), sums.end(), uint64_t(0)) == 0) std::puts("");   // the reads happen
+    return double(buffer.size() * sizeof(uint64_t)) / time;
+}
+
+void fail(const Status& status) {
+    if (status.ok()) return;
+    std::fprintf(stderr, "qp_bench_kernels: %s\n", status.message.c_str());
+    std::exit(1);
+}
+
+uint64_t next_random(uint64_t& state) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+}
+
+// bits 16: a dense FP16 matrix.
+Matrix random_matrix(Device& device, int32_t k, int32_t n, int32_t bits, uint64_t* bytes) {
+    Matrix matrix;
+    static uint64_t state = 88172645463325252u;
+    if (bits == 16) {
+        DenseSource dense;
+        dense.in_features = k;
+        dense.out_features = n;
+        dense.read_rows = [k](int32_t, int32_t rows, void* out) {
+            auto* to = static_cast<uint16_t*>(out);
+            for (int64_t i = 0; i < int64_t(rows) * k; ++i) to[i] = f32_to_f16(float(int32_t(next_random(state) % 2001) - 1000) * 3e-5f);
+            return Status{};
+        };
+        *bytes += device.matrix_bytes(dense.shape());
+        fail(device.pack(dense, &matrix));
+        return matrix;
+    }
+    QuantSource source;
+    source.in_features = k;
+    source.out_features = n;
+    for (int32_t row = 0; row < k; row += 128) source.groups.push_back({bits, std::min(128, k - row)});
+    source.scales.assign(source.groups.size() * size_t(n), f32_to_f16(0.05f / float(1 << bits)));
+    source.read_codes = [n, bits](int32_t, int32_t rows, uint8_t* codes) {
+        for (int64_t i = 0; i < int64_t(rows) * n; ++i) codes[i] = uint8_t((next_random(state) >> 24) & ((1u << bits) - 1));
+        return Status{};
+    };
+    *bytes += device.matrix_bytes(source.shape());
+    fail(device.pack(source, &matrix));
+    return matrix;
+}
+
+bool walk(const ModelSpec& spec, Ops& ops) {
+    const Activations x = ops.embed(spec);
+    for (int32_t l = 0; l < n_layers; ++l) {
+        const LayerSpec& layer = spec.layers[size_t(l)];
+        ops.project_add(spec, layer, ops.rope_append_attend(spec, layer, l, ops.norm_qkv(spec, layer, x)), x);
+        ops.down_add(spec, layer, ops.gate_up_act(spec, layer, x), x);
+    }
+    return true;
+}
+
+void bench_width(int32_t bits, int32_t threads, Compute compute, double bandwidth) {
+    std::unique_ptr<Device> device;
+    fail(make_cpu_device(threads, &device));
+    ModelSpec spec;
+    spec.hidden_size = hidden;
+    spec.intermediate_size = inner;
+    spec.n_vocab = n_vocab;
+    spec.n_heads = n_heads;
+    spec.n_kv_heads = n_kv_heads;
+    spec.head_dim = head_dim;
+    spec.attention_scale = 0.125f;
+    spec.max_positions = 1024;
+    spec.compute = compute;
+    spec.ropes.push_back({std::vector<float>(head_dim / 2, 0.5f), 1});
+    std::vector<float> ones(hidden, 1.0f);
+    NormSpec norm{NormSpec::rms, 1e-5f, {}};
+    fail(device->upload(ones, &norm.weight));
+    uint64_t bytes = 0, ignored = 0;
+    for (int32_t l = 0; l < n_layers; ++l) {
+        LayerSpec layer;
+        layer.attention_norm = layer.mlp_norm = norm;
+        layer.q = random_matrix(*device, hidden, n_heads * head_dim, bits, &bytes);
+        layer.k = random_matrix(*device, hidden, n_kv_heads * head_dim, bits, &bytes);
+        layer.v = random_matrix(*device, hidden, n_kv_heads * head_dim, bits, &bytes);
+        layer.o = random_matrix(*device, n_heads * head_dim, hidden, bits, &bytes);
+        layer.gate = random_matrix(*device, hidden, inner, bits, &bytes);
+        layer.up = random_matrix(*device, hidden, inner, bits, &bytes);
+        layer.down = random_matrix(*device, inner, hidden, bits, &bytes);
+        spec.layers.push_back(layer);
+    }
+    spec.embedding = spec.head = random_matrix(*device, hidden, n_vocab, 16, &ignored);
+    fail(device->prepare(spec, prefill_rows, 1));
+    Kv kv;
+    fail(device->make_kv(spec, {KvSpec::f16, 64, 1024}, &kv));
+    std::vector<int32_t> table(1024);
+    std::iota(table.begin(), table.end(), 0);
+
+    const auto step_time = [&](int32_t rows, bool one_sequence) {
+        std::vector<Row> step_rows;
+        for (int32_t r = 0; r < rows; ++r) step_rows.push_back({one_sequence ? 0 : r, r % n_vocab, one_sequence ? r : 0});
+        const Step step{step_rows, kv, table, one_sequence ? 16 : 1, {}, one_sequence};
+        return best_time([&] { fail(device->wait(device->submit(spec, step, [&](Ops& ops) { return walk(spec, ops); }), nullptr)); });
+    };
+    const double weights = double(n_layers) * (double(hidden) * (n_heads * head_dim * 2 + n_kv_heads * head_dim * 2) + 3.0 * hidden * inner);
+    const double one = step_time(1, false), four = step_time(4, false), eight = step_time(8, false), prefill = step_time(prefill_rows, true);
+    std::printf("%2d bits, %d threads: decode %6.2f GB/s (%3.0f %% of %.1f), 4 rows %6.2f GB/s, 8 rows %6.2f GB/s; prefill of %d: %6.1f Gop/s\n", bits,
+                threads, double(bytes) / one * 1e-9, 100 * double(bytes) / one / bandwidth, bandwidth * 1e-9, double(bytes) / four * 1e-9,
+                double(bytes) / eight * 1e-9, prefill_rows, 2 * weights * prefill_rows / prefill * 1e-9);
+    std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    int32_t only_threads = 0, only_bits = 0;
+    Compute compute = Compute::standard;
+    for (int i = 1; i < argc; ++i) {
+        const std::string option = argv[i];
+        if (option == "--threads" && i + 1 < argc) {
+            only_threads = std::atoi(argv[++i]);
+        } else if (option == "--bits" && i + 1 < argc) {
+            only_bits = std::atoi(argv[++i]);
+        } else if (option == "--exact") {
+            compute = Compute::exact;
+        } else {
+            std::fprintf(stderr, "usage: qp_bench_kernels [--threads N] [--bits 2|3|4|5|6|8|16] [--exact]\n");
+            return 2;
+        }
+    }
+    std::unique_ptr<Device> device;
+    fail(make_cpu_device(only_threads, &device));
+    std::printf("%s, %s compute, read bandwidth 1 thread %.1f GB/s, 2 threads %.1f GB/s\n", device->describe().c_str(),
+                compute == Compute::exact ? "exact" : "default", read_bandwidth(1) * 1e-9, read_bandwidth(2) * 1e-9);
+    for (int32_t threads : {1, 2}) {
+        if (only_threads && threads != only_threads) continue;
+        for (int32_t bits : {2, 3, 4, 5, 6, 8, 16}) {
+            if (!only_bits || bits == only_bits) bench_width(bits, threads, compute, read_bandwidth(threads));
+        }
+    }
+    return 0;
+}
