@@ -344,7 +344,7 @@ void ModelFolder::read_rows(std::string_view name, int64_t row0, int64_t rows, s
     const TensorInfo& info = tensor(name);
     const int64_t height = info.shape.empty() ? 0 : info.shape.front();
     if (row0 < 0 || rows < 0 || row0 > height || rows > height - row0)
-        fail(Code::out_of_range, "tensor \"", printable(name), "\" has ", height, " rows, but rows ", row0, " to ", row0 + rows,
+        fail(Code::out_of_range, "tensor \"", printable(name), "\" has ", height, " rows, but ", rows, " rows from ", row0,
              " were asked for");
     const uint64_t row_bytes = height == 0 ? 0 : info.bytes / uint64_t(height);
     if (out.size() != uint64_t(rows) * row_bytes)

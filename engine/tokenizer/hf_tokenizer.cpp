@@ -97,6 +97,7 @@ Bpe HfTokenizer::make_model(const TokenizerFile& file, bool raw_bytes, std::stri
     MergeTable merges;
     merges.reserve(file.merges.size());
     std::string joined;
+    int32_t last_id = -1;
     for (size_t rank = 0; rank < file.merges.size(); ++rank) {
         const std::string_view left = file.view(file.merges[rank].left), right = file.view(file.merges[rank].right);
         joined.assign(left).append(right);
@@ -106,7 +107,12 @@ Bpe HfTokenizer::make_model(const TokenizerFile& file, bool raw_bytes, std::stri
             return id;
         };
         const int32_t left_id = id_of(left), right_id = id_of(right);
-        merges.set(left_id, right_id, {static_cast<uint32_t>(rank), id_of(joined)});
+        // Merges mostly come in the order of the tokens they make: the next token or the same again, found without a search.
+        if (vocab.token(last_id + 1) == joined)
+            ++last_id;
+        else if (vocab.token(last_id) != joined)
+            last_id = id_of(joined);
+        merges.set(left_id, right_id, {static_cast<uint32_t>(rank), last_id});
     }
     return Bpe(std::move(vocab), std::move(merges), options);
 }

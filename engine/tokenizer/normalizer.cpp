@@ -3,10 +3,9 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "engine/tokenizer/json_fields.h"
+#include "engine/tokenizer/unicode_versions.h"
 #include "engine/tokenizer/utf8.h"
 
 namespace quantplug::engine {
@@ -18,7 +17,7 @@ bool below(std::string_view text, uint8_t first_byte) {
 
 // utf8proc_map orders combining marks by exchanging neighbours, quadratic on a text of marks: here runs are sorted instead
 // (Unicode 15, D109, canonical ordering algorithm).
-std::string unicode_normal_form(std::string_view text, bool compose, bool compatibility) {
+void append_normal_form(std::string_view text, bool compose, bool compatibility, std::string& out) {
     const int decompose = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatibility ? UTF8PROC_COMPAT : 0);
     std::vector<utf8proc_int32_t> codes;
     codes.reserve(text.size());
@@ -49,9 +48,23 @@ std::string unicode_normal_form(std::string_view text, bool compose, bool compat
     utf8proc_ssize_t n = static_cast<utf8proc_ssize_t>(codes.size());
     if (compose)
         n = utf8proc_normalize_utf32(codes.data(), n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    for (utf8proc_ssize_t i = 0; i < n; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
+}
+
+std::string unicode_normal_form(std::string_view text, bool compose, bool compatibility) {
     std::string out;
     out.reserve(text.size());
-    for (utf8proc_ssize_t i = 0; i < n; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
+    size_t done = 0;
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Char c = utf8_at(text, i);
+        if (c.length > 1 && find_range(not_normalised, c.code)) {
+            append_normal_form(text.substr(done, i - done), compose, compatibility, out);
+            out.append(text.substr(i, c.length));
+            done = i + c.length;
+        }
+        i += c.length;
+    }
+    append_normal_form(text.substr(done), compose, compatibility, out);
     return out;
 }
 

@@ -10,6 +10,9 @@ namespace {
 
 // GPT-2's encoder.py; the expression that ByteLevel's use_regex means.
 constexpr std::string_view gpt2_expression = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+// \w+|[^\w\s]+ with the \w of Rust's regex crate.
+constexpr std::string_view whitespace_expression =
+    R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}\s]+)";
 constexpr std::string_view punctuation_expression = R"([\p{P}$+<=>^`|~])";
 
 SplitBehavior behavior_of(const nlohmann::json& json, std::string_view name) {
@@ -141,7 +144,7 @@ void PreTokenizer::add(const nlohmann::json& json, std::string_view name) {
         add_split(Regex::compile(punctuation_expression, name),
                   json.contains("behavior") ? behavior_of(json, name) : SplitBehavior::isolated);
     } else if (type == "Whitespace") {
-        add_split(Regex::compile("\\w+|[^\\w\\s]+", name), SplitBehavior::removed, true);
+        add_split(Regex::compile(whitespace_expression, name), SplitBehavior::removed, true);
     } else if (type == "WhitespaceSplit") {
         add_split(Regex::compile("\\s", name), SplitBehavior::removed);
     } else if (type == "CharDelimiterSplit") {

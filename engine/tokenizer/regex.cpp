@@ -3,9 +3,11 @@
 
 #include <pcre2.h>
 
+#include <array>
 #include <utility>
 
 #include "engine/base/error.h"
+#include "engine/tokenizer/unicode_versions.h"
 #include "engine/tokenizer/utf8.h"
 
 namespace quantplug::engine {
@@ -24,6 +26,40 @@ struct FreeCode {
 struct FreeCompileContext {
     void operator()(pcre2_compile_context* p) const { pcre2_compile_context_free(p); }
 };
+
+// One bit for each 256 code points that hold a newer character.
+constexpr auto newer_pages = [] {
+    std::array<uint64_t, 17> pages{};
+    for (const NewerRange& range : newer_characters)
+        for (char32_t page = range.first >> 8; page <= range.last >> 8; ++page)
+            if (page < pages.size() * 64) pages[page / 64] |= uint64_t{1} << (page % 64);
+    return pages;
+}();
+
+// Where `text` has characters newer than the Unicode tables of some PCRE2 in use, `masked` gets it with older ones in their place,
+// of the same category and length: the same matches with every version of the library.
+bool mask_newer(std::string_view text, std::string& masked) {
+    bool changed = false;
+    for (size_t i = 0; i < text.size();) {
+        if (static_cast<uint8_t>(text[i]) < 0xE0) {
+            ++i;
+            continue;
+        }
+        const Utf8Char c = utf8_at(text, i);
+        const char32_t page = c.code >> 8;
+        if (page < newer_pages.size() * 64 && (newer_pages[page / 64] >> (page % 64) & 1) != 0) {
+            if (const NewerRange* range = find_range(newer_characters, c.code)) {
+                if (!changed) masked = text;
+                changed = true;
+                std::string stand_in;
+                append_utf8(stand_in, range->stand_in);
+                masked.replace(i, c.length, stand_in);
+            }
+        }
+        i += c.length;
+    }
+    return changed;
+}
 
 std::string error_text(int code) {
     PCRE2_UCHAR text[256] = {};
@@ -110,6 +146,7 @@ void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<M
             out.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(at + literal_.size())});
         return;
     }
+    if (mask_newer(text, scratch.masked_)) text = scratch.masked_;
     RegexScratch::Blocks& blocks = *scratch.blocks_;
     const pcre2_code* code = code_->pcre.get();
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());

@@ -31,6 +31,7 @@ class RegexScratch {
     friend class Regex;
     struct Blocks;
     std::unique_ptr<Blocks> blocks_;
+    std::string masked_;
 };
 
 struct Match {

@@ -13,7 +13,8 @@ namespace {
 
 // Inside a class; White_Space. PCRE2's own \s has U+180E besides.
 constexpr std::string_view space_items = "\\t-\\r\\x{85}\\p{Z}";
-constexpr std::string_view word_items = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Oniguruma counts Latin-1's superscripts and fractions as word characters, and none beyond.
+constexpr std::string_view word_items = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 constexpr std::string_view hex_items = "0-9A-Fa-f";
 constexpr size_t nesting_limit = 200;
 

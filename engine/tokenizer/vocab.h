@@ -1,4 +1,4 @@
-// Tokens by id and ids by token: one block of text and an open-addressing table, 12 bytes a token besides its text.
+// Tokens by id and ids by token: one block of text and an open-addressing table.
 #pragma once
 
 #include <cstdint>
@@ -26,11 +26,16 @@ class Vocab {
     struct Span {
         uint32_t begin = 0, length = none;
     };
-    size_t slot_of(std::string_view token) const;   // of the token, or the free one where it belongs
+    struct Slot {
+        uint32_t hash = 0;   // its upper half, so that other tokens are told apart without a look at the text
+        int32_t id = -1;     // -1: free
+        Span span;
+    };
+    size_t slot_of(std::string_view token, size_t hash) const;   // of the token, or the free one where it belongs
 
     std::string text_;
     std::vector<Span> spans_;
-    std::vector<int32_t> slots_;   // a power of two; -1: free
+    std::vector<Slot> slots_ = std::vector<Slot>(1);   // a power of two, at most half full
 };
 
 }  // namespace quantplug::engine

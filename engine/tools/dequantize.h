@@ -15,7 +15,7 @@ struct DequantizeOptions {
     StoredType type = StoredType::f16;                  // f16 or f32
     uint64_t max_file_bytes = uint64_t{5} << 30;        // of one file's tensors
     /// fraction 0..1 and what is being done; false cancels. May be empty.
-    std::function<bool(double fraction, const std::string& what)> progress;
+    std::function<bool(double fraction, const std::string& what)> progress = {};
 };
 
 struct DequantizeResult {

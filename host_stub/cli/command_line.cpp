@@ -50,6 +50,23 @@ std::string one_line(std::string text) {
     return text;
 }
 
+// CLI11 names unexpected arguments from back to front and flags after their values.
+std::string unexpected(const std::vector<std::string>& extras, const std::string& command) {
+    const auto flag = std::find_if(extras.begin(), extras.end(), [](const std::string& extra) { return extra.rfind('-', 0) == 0; });
+    if (flag != extras.end()) return *flag + " is not a flag of " + command;
+    return "'" + (extras.empty() ? "" : extras.front()) + "' is one argument too many for " + command;
+}
+
+void require_known_command(const std::vector<std::string>& arguments, const std::vector<Command>& commands) {
+    if (arguments.empty() || arguments.front().rfind('-', 0) == 0) return;
+    std::string names;
+    for (const Command& command : commands) {
+        if (arguments.front() == command.name) return;
+        names += (names.empty() ? "" : ", ") + std::string(command.name);
+    }
+    throw UsageError("there is no command '" + arguments.front() + "'; there are " + names);
+}
+
 int interrupted_exit(Console& console, const Error& error) {
     if (console.json()) console.write_json({{"error", {{"code", code_name(error.code())}, {"message", error.what()}}}});
     console.note("interrupted");
@@ -74,7 +91,9 @@ void parse_command_line(const std::vector<std::string>& arguments, CommandLine& 
     app.set_version_flag("--version", "quantplug " QP_HOST_VERSION);
     app.footer("Example: quantplug generate models/smollm2-exl2 -p \"The capital of France is\"\n"
                "Each command has its own --help.");
-    for (const Command& command : all_commands()) command.add(*app.add_subcommand(command.name, command.help), line);
+    const std::vector<Command> commands = all_commands();
+    require_known_command(arguments, commands);
+    for (const Command& command : commands) command.add(*app.add_subcommand(command.name, command.help), line);
 
     std::vector<std::string> reversed = expand_spellings(arguments);
     std::reverse(reversed.begin(), reversed.end());   // CLI11 takes them from the back
@@ -88,7 +107,9 @@ void parse_command_line(const std::vector<std::string>& arguments, CommandLine& 
         return;
     } catch (const CLI::ParseError& error) {
         const std::vector<CLI::App*> chosen = app.get_subcommands();
-        throw UsageError(one_line(error.what()) + " (see quantplug " + (chosen.empty() ? "" : chosen.back()->get_name() + " ") + "--help)");
+        const std::string command = chosen.empty() ? "quantplug" : "quantplug " + chosen.back()->get_name();
+        const bool extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+        throw UsageError((extra ? unexpected(app.remaining(true), command) : one_line(error.what())) + " (see " + command + " --help)");
     }
     line.command = app.get_subcommands().back()->get_name();
 }

@@ -32,6 +32,11 @@ qp_sampling resolve_sampling(const SamplingArguments& arguments, const qp_sampli
     return out;
 }
 
+uint64_t given_sampling(const SamplingArguments& arguments) {
+    return (arguments.temperature ? QP_SET_TEMPERATURE : 0) | (arguments.top_k ? QP_SET_TOP_K : 0) |
+           (arguments.top_p ? QP_SET_TOP_P : 0) | (arguments.min_p ? QP_SET_MIN_P : 0) | (arguments.seed ? QP_SET_SEED : 0);
+}
+
 std::string sampling_names(uint64_t mask) {
     static constexpr std::array<std::pair<uint64_t, const char*>, 5> kNames = {{{QP_SET_TEMPERATURE, "--temp"},
                                                                                {QP_SET_TOP_K, "--top-k"},
@@ -41,7 +46,7 @@ std::string sampling_names(uint64_t mask) {
     std::string names;
     for (const auto& [bit, name] : kNames)
         if (mask & bit) names += (names.empty() ? "" : ", ") + std::string(name);
-    return names.empty() ? "unknown ones" : names;
+    return names;
 }
 
 }  // namespace quantplug::host

@@ -14,6 +14,9 @@ namespace quantplug::host {
 /// unless named. Without --seed the seed is `random_seed`: it is always set, so that a run can be repeated.
 qp_sampling resolve_sampling(const SamplingArguments& arguments, const qp_sampling& model_default, uint64_t random_seed);
 
+/// QP_SET_* of the flags that were given.
+uint64_t given_sampling(const SamplingArguments& arguments);
+
 /// "--top-k, --min-p" for a mask of QP_SET_*.
 std::string sampling_names(uint64_t mask);
 

@@ -58,13 +58,11 @@ std::vector<const Plugin*> Backends::all() {
 const Plugin* Backends::chosen() {
     if (backend_.empty()) return nullptr;
     if (backend_is_path_) {
+        std::error_code ignored;
+        if (fs::is_directory(registry_.places().front().path, ignored))
+            throw Error(QP_INVALID_ARGUMENT, "--backend " + backend_ + " is a folder; name a library or a manifest in it");
         if (const Plugin* plugin = registry_.load_place(0)) return plugin;
-        const std::vector<Candidate>& candidates = registry_.candidates();
-        const bool is_folder = candidates.empty() || candidates.front().origin != "--backend" ||
-                               fs::is_directory(registry_.places().front().path);
-        throw Error(QP_NOT_FOUND, "--backend " + backend_ + ": " +
-                                      (is_folder ? "it is a folder; name a library or a manifest in it"
-                                                 : candidates.front().rejected));
+        throw Error(QP_FAILED_PRECONDITION, "--backend " + backend_ + ": " + registry_.candidates().front().rejected);
     }
     if (const Plugin* plugin = registry_.find(backend_)) return plugin;
     for (const Candidate& candidate : registry_.candidates())
@@ -178,12 +176,13 @@ Model load_model(const Plugin& plugin, const std::string& folder, const Options&
     });
 }
 
-Model load_tokenizer(const Plugin& plugin, const std::string& folder, Options options, Console& console) {
+bool has_load_option(const Plugin& plugin, std::string_view key) {
     const std::vector<qp_option_info> known = plugin.load_options();
-    const auto is_vocab_only = [](const qp_option_info& option) {
-        return option.key && std::string_view(option.key) == "vocab_only";
-    };
-    if (std::any_of(known.begin(), known.end(), is_vocab_only)) options.emplace_back("vocab_only", "1");
+    return std::any_of(known.begin(), known.end(), [&](const qp_option_info& option) { return option.key && key == option.key; });
+}
+
+Model load_tokenizer(const Plugin& plugin, const std::string& folder, Options options, Console& console) {
+    if (has_load_option(plugin, "vocab_only")) options.emplace_back("vocab_only", "1");
     return load_model(plugin, folder, options, console);
 }
 

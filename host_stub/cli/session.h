@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <quantplug/host.hpp>
 #include <string>
-#include <utility>
+#include <string_view>
 
 #include "host_stub/cli/arguments.h"
 #include "host_stub/cli/console.h"
@@ -50,6 +50,9 @@ Options load_options(const ModelArguments& arguments);
 
 /// Loads with a progress bar; Ctrl-C cancels (Error with QP_CANCELLED).
 Model load_model(const Plugin& plugin, const std::string& folder, const Options& options, Console& console);
+
+/// Whether the plugin lists the load option `key`.
+bool has_load_option(const Plugin& plugin, std::string_view key);
 
 /// Loads the tokenizer alone where the plugin has the option `vocab_only`, everything where it has not.
 Model load_tokenizer(const Plugin& plugin, const std::string& folder, Options options, Console& console);

@@ -63,6 +63,12 @@ QP_INLINE __m256i broadcast_pair(const int16_t* x) {
     return _mm256_set1_epi32(two);
 }
 
+// sum += weights * x over pairs. The empty assembly keeps the sum in its register: GCC would turn the chain of additions into a tree and spill it.
+QP_INLINE void add_pairs(__m256i& sum, __m256i weights, __m256i x) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(weights, x));
+    asm("" : "+x"(sum));
+}
+
 QP_INLINE __m256 scales8(const uint16_t* scales) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))); }
 QP_INLINE __m256i zeros8(const uint8_t* zeros) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros))); }
 
@@ -158,19 +164,18 @@ void few_rows(const uint8_t* codes, const TileGroups& tile, const ActView& x, in
             __m256i isum[ROWS][2];
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; ++r) isum[r][0] = isum[r][1] = _mm256_setzero_si256();
-            const int16_t* q = x.x + (int64_t(row0) * x.chunks + chunk) * chunk_rows;
-            const int64_t next_row = int64_t(x.chunks) * chunk_rows;
+            const int16_t* q = x.x + (int64_t(chunk) * x.rows + row0) * chunk_rows;
             for_pairs<BITS>(codes, [&](int pair, __m256i w0, __m256i w1) __attribute__((always_inline)) {
 #pragma GCC unroll 4
                 for (int r = 0; r < ROWS; ++r) {
-                    const __m256i two = broadcast_pair(q + r * next_row + 2 * pair);
-                    isum[r][0] = _mm256_add_epi32(isum[r][0], _mm256_madd_epi16(w0, two));
-                    isum[r][1] = _mm256_add_epi32(isum[r][1], _mm256_madd_epi16(w1, two));
+                    const __m256i two = broadcast_pair(q + r * chunk_rows + 2 * pair);
+                    add_pairs(isum[r][0], w0, two);
+                    add_pairs(isum[r][1], w1, two);
                 }
             });
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; ++r) {
-                const int64_t at = int64_t(row0 + r) * x.chunks + chunk;
+                const int64_t at = int64_t(chunk) * x.rows + row0 + r;
                 sums[r][0] = add_chunk(sums[r][0], isum[r][0], zero0, x.sum[at], x.scale[at]);
                 sums[r][1] = add_chunk(sums[r][1], isum[r][1], zero1, x.sum[at], x.scale[at]);
             }
@@ -185,51 +190,55 @@ void few_rows(const uint8_t* codes, const TileGroups& tile, const ActView& x, in
     }
 }
 
-// ROWS rows of one unpacked chunk, weights (pairs, 2, 8 columns); sums (ROWS, 16) of the group go on.
+// ROWS rows of one unpacked chunk, weights code - zero (pairs, 2, 8 columns); sums (ROWS, 16) of the group go on.
 template <int ROWS>
-QP_INLINE void unpacked_rows(const __m256i (*weights)[2], const ActView& x, int64_t row, int32_t chunk, __m256i zero0, __m256i zero1, float* sums) {
+QP_INLINE void unpacked_rows(const __m256i (*weights)[2], const int16_t* q, const float* scales, float* sums) {
     __m256i isum[ROWS][2];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) isum[r][0] = isum[r][1] = _mm256_setzero_si256();
-    const int16_t* q = x.x + (row * x.chunks + chunk) * chunk_rows;
-    const int64_t next_row = int64_t(x.chunks) * chunk_rows;
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int pair = 0; pair < pairs; ++pair) {
         const __m256i w0 = weights[pair][0], w1 = weights[pair][1];
 #pragma GCC unroll 4
         for (int r = 0; r < ROWS; ++r) {
-            const __m256i two = broadcast_pair(q + r * next_row + 2 * pair);
-            isum[r][0] = _mm256_add_epi32(isum[r][0], _mm256_madd_epi16(w0, two));
-            isum[r][1] = _mm256_add_epi32(isum[r][1], _mm256_madd_epi16(w1, two));
+            const __m256i two = broadcast_pair(q + r * chunk_rows + 2 * pair);
+            add_pairs(isum[r][0], w0, two);
+            add_pairs(isum[r][1], w1, two);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
-        const int64_t at = (row + r) * x.chunks + chunk;
+        const __m256 scale = _mm256_broadcast_ss(scales + r);
         float* to = sums + 16 * r;
-        _mm256_storeu_ps(to, add_chunk(_mm256_loadu_ps(to), isum[r][0], zero0, x.sum[at], x.scale[at]));
-        _mm256_storeu_ps(to + 8, add_chunk(_mm256_loadu_ps(to + 8), isum[r][1], zero1, x.sum[at], x.scale[at]));
+        _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), _mm256_mul_ps(_mm256_cvtepi32_ps(isum[r][0]), scale)));
+        _mm256_storeu_ps(to + 8, _mm256_add_ps(_mm256_loadu_ps(to + 8), _mm256_mul_ps(_mm256_cvtepi32_ps(isum[r][1]), scale)));
     }
 }
 
-// The same for many rows: a chunk is unpacked once for all.
+__attribute__((noinline)) void unpacked_block(const __m256i (*weights)[2], const int16_t* q, const float* scales, int32_t rows, float* sums) {
+    int32_t r = 0;
+    for (; r + 4 <= rows; r += 4) unpacked_rows<4>(weights, q + r * chunk_rows, scales + r, sums + 16 * r);
+    for (; r < rows; ++r) unpacked_rows<1>(weights, q + r * chunk_rows, scales + r, sums + 16 * r);
+}
+
+// The same for many rows: a chunk is unpacked once for all, its zero points taken off there.
 template <int BITS>
 void many_rows(const uint8_t* codes, const TileGroups& tile, const ActView& x, int32_t row0, int32_t rows, int32_t chunk, float* total) {
     float sums[row_block * 16];
     __m256i weights[pairs][2];
     for (int32_t g = 0; g < tile.n_groups; ++g) {
-        const __m256i zero0 = tile.zeros ? zeros8(tile.zeros + 16 * g) : _mm256_set1_epi32(tile.groups[g].zero);
-        const __m256i zero1 = tile.zeros ? zeros8(tile.zeros + 16 * g + 8) : zero0;
+        __m256i zero0 = tile.zeros ? zeros8(tile.zeros + 16 * g) : _mm256_set1_epi32(tile.groups[g].zero);
+        __m256i zero1 = tile.zeros ? zeros8(tile.zeros + 16 * g + 8) : zero0;
+        zero0 = _mm256_or_si256(zero0, _mm256_slli_epi32(zero0, 16));
+        zero1 = _mm256_or_si256(zero1, _mm256_slli_epi32(zero1, 16));
         for (int32_t i = 0; i < rows * 16; ++i) sums[i] = 0;
         for (int32_t end = chunk + tile.groups[g].chunks; chunk < end; ++chunk, codes += BITS * chunk_bytes_per_bit) {
             for_pairs<BITS>(codes, [&](int pair, __m256i w0, __m256i w1) __attribute__((always_inline)) {
-                weights[pair][0] = w0;
-                weights[pair][1] = w1;
+                weights[pair][0] = _mm256_sub_epi16(w0, zero0);
+                weights[pair][1] = _mm256_sub_epi16(w1, zero1);
             });
-            int32_t r = 0;
-            for (; r + 4 <= rows; r += 4) unpacked_rows<4>(weights, x, row0 + r, chunk, zero0, zero1, sums + 16 * r);
-            if (rows - r >= 2) unpacked_rows<2>(weights, x, row0 + r, chunk, zero0, zero1, sums + 16 * r), r += 2;
-            if (rows - r >= 1) unpacked_rows<1>(weights, x, row0 + r, chunk, zero0, zero1, sums + 16 * r);
+            const int64_t at = int64_t(chunk) * x.rows + row0;
+            unpacked_block(weights, x.x + at * chunk_rows, x.scale + at, rows, sums);
         }
         const __m256 scale0 = scales8(tile.scales + 16 * g), scale1 = scales8(tile.scales + 16 * g + 8);
         for (int32_t r = 0; r < rows; ++r) {
@@ -336,7 +345,7 @@ void exact_section(const uint8_t* codes, const TileGroups& tile, const ActView& 
         const __m256 scale0 = scales8(tile.scales + 16 * g), scale1 = scales8(tile.scales + 16 * g + 8);
         for (int32_t end = chunk + tile.groups[g].chunks; chunk < end; ++chunk, codes += BITS * chunk_bytes_per_bit) {
             decode_chunk<BITS>(codes, zero0, zero1, scale0, scale1, weights);
-            for (int32_t r = 0; r < rows; ++r) exact_row(weights, x.value + (int64_t(row0 + r) * x.chunks + chunk) * chunk_rows, sums + 64 * r);
+            for (int32_t r = 0; r < rows; ++r) exact_row(weights, x.value + (int64_t(chunk) * x.rows + row0 + r) * chunk_rows, sums + 64 * r);
         }
     }
 }

@@ -132,7 +132,7 @@ class CpuDevice final : public Device, private Handles {
             cache.head_dim = spec.head_dim;
             cache.bytes = kv_bytes(spec, kv);
             cache.memory = Mapping(cache.bytes, false);
-            if (!cache.memory.data()) return no_memory("KV cache", cache.bytes);
+            if (cache.bytes && !cache.memory.data()) return no_memory("KV cache", cache.bytes);
             size_t id = 1;
             while (id < kv_.size() && kv_[id]) ++id;
             if (id >= kv_.size()) kv_.resize(id + 1);

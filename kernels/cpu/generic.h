@@ -69,16 +69,17 @@ inline void sort_chunk(const float* x, const int32_t* gather, int32_t k, int32_t
     }
 }
 
-void quantize(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int16_t* q, float* scale, int32_t* sum) {
+void quantize(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, int16_t* q, float* scale, int32_t* sum) {
     float values[chunk_rows];
     for (int32_t c = 0; c < chunks; ++c) {
+        const int64_t at = int64_t(c) * rows;
         sort_chunk(x, gather, k, c, values);
-        quantize_chunk(values, q + c * chunk_rows, scale + c, sum + c);
+        quantize_chunk(values, q + at * chunk_rows, scale + at, sum + at);
     }
 }
 
-void sort_values(const float* x, const int32_t* gather, int32_t k, int32_t chunks, float* value) {
-    for (int32_t c = 0; c < chunks; ++c) sort_chunk(x, gather, k, c, value + c * chunk_rows);
+void sort_values(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, float* value) {
+    for (int32_t c = 0; c < chunks; ++c) sort_chunk(x, gather, k, c, value + int64_t(c) * rows * chunk_rows);
 }
 
 void rms_norm(const float* x, const float* weight, int32_t n, float eps, float* out) {

@@ -65,13 +65,14 @@ struct DenseView {
     DenseType type;
 };
 
-/// Activations of a step, quantised or not, in a matrix's own row order, padded to K'.
+/// Activations of a step, quantised or not, in a matrix's own row order, padded to K'. Chunk by chunk, the rows side by side: rows of a
+/// power of two bytes would all fall into the same sets of the cache.
 struct ActView {
-    const int16_t* x;      // (rows, 32 * chunks)    standard
-    const float* scale;    // (rows, chunks)         value = x * scale
-    const int32_t* sum;    // (rows, chunks)         sum of x
-    const float* value;    // (rows, 32 * chunks)    exact
-    int32_t chunks;
+    const int16_t* x;      // (chunks, rows, 32)    standard
+    const float* scale;    // (chunks, rows)        value = x * scale
+    const int32_t* sum;    // (chunks, rows)        sum of x
+    const float* value;    // (chunks, rows, 32)    exact
+    int32_t chunks, rows;
 };
 
 }  // namespace cpu

@@ -20,7 +20,7 @@ uint64_t round_to_64(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
 Mapping::Mapping(uint64_t bytes, bool large_pages) {
     if (bytes == 0 || bytes > uint64_t(std::numeric_limits<int64_t>::max()) / 2) return;
     const uint64_t mapped = large_pages ? (bytes + large_page - 1) / large_page * large_page + large_page : bytes;
-    void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) return;
     base_ = base;
     mapped_ = mapped;

@@ -114,10 +114,10 @@ void CpuOps::norm(const NormSpec& norm, Slot x, int32_t width, Slot out) {
 ActView CpuOps::activations(const PackedMatrix& matrix, int32_t count) const {
     const int64_t chunks = matrix.quant.chunks;
     uint8_t* at = scratch_ + plan_.activations;
-    if (exact_) return {nullptr, nullptr, nullptr, reinterpret_cast<const float*>(at), matrix.quant.chunks};
+    if (exact_) return {nullptr, nullptr, nullptr, reinterpret_cast<const float*>(at), matrix.quant.chunks, count};
     const auto* x = reinterpret_cast<const int16_t*>(at);
     const auto* scale = reinterpret_cast<const float*>(at + count * chunks * chunk_rows * 2);
-    return {x, scale, reinterpret_cast<const int32_t*>(scale + count * chunks), nullptr, matrix.quant.chunks};
+    return {x, scale, reinterpret_cast<const int32_t*>(scale + count * chunks), nullptr, matrix.quant.chunks, count};
 }
 
 int32_t CpuOps::batch_rows(const PackedMatrix& matrix) const {
@@ -128,14 +128,13 @@ int32_t CpuOps::batch_rows(const PackedMatrix& matrix) const {
 void CpuOps::prepare_activations(const PackedMatrix& matrix, Slot x, int32_t row0, int32_t count) {
     if (!matrix.quantised) return;
     const ActView view = activations(matrix, count);
-    const int64_t chunks = view.chunks;
     for_rows(count, [&](int32_t r) {
         const float* from = row(x, row0 + r);
         if (exact_) {
-            table_.sort_values(from, matrix.gather, matrix.k, view.chunks, const_cast<float*>(view.value) + r * chunks * chunk_rows);
+            table_.sort_values(from, matrix.gather, matrix.k, view.chunks, count, const_cast<float*>(view.value) + r * chunk_rows);
         } else {
-            table_.quantize(from, matrix.gather, matrix.k, view.chunks, const_cast<int16_t*>(view.x) + r * chunks * chunk_rows,
-                            const_cast<float*>(view.scale) + r * chunks, const_cast<int32_t*>(view.sum) + r * chunks);
+            table_.quantize(from, matrix.gather, matrix.k, view.chunks, count, const_cast<int16_t*>(view.x) + r * chunk_rows,
+                            const_cast<float*>(view.scale) + r, const_cast<int32_t*>(view.sum) + r);
         }
     });
 }

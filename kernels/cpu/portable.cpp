@@ -56,13 +56,13 @@ void product_block(const QuantView& w, const ActView& x, int32_t row0, int32_t r
                 unpack_chunk(codes, section.bits, code);
                 codes += section.bits * chunk_bytes_per_bit;
                 for (int32_t r = 0; r < rows; ++r) {
-                    const int16_t* q = x.x + (int64_t(row0 + r) * x.chunks + chunk) * chunk_rows;
+                    const int16_t* q = x.x + (int64_t(chunk) * x.rows + row0 + r) * chunk_rows;
                     int32_t isum[tile_columns] = {};
                     for (int32_t k = 0; k < chunk_rows; ++k) {
                         for (int32_t c = 0; c < tile_columns; ++c) isum[c] += int32_t(q[k]) * int32_t(code[k][c]);
                     }
-                    const float scale = x.scale[int64_t(row0 + r) * x.chunks + chunk];
-                    const int32_t sum = x.sum[int64_t(row0 + r) * x.chunks + chunk];
+                    const float scale = x.scale[int64_t(chunk) * x.rows + row0 + r];
+                    const int32_t sum = x.sum[int64_t(chunk) * x.rows + row0 + r];
                     for (int32_t c = 0; c < tile_columns; ++c) sums[r][c] += float(isum[c] - zero[c] * sum) * scale;
                 }
             }
@@ -102,7 +102,7 @@ void exact_block(const QuantView& w, const ActView& x, int32_t row0, int32_t row
                     }
                 }
                 for (int32_t r = 0; r < rows; ++r) {
-                    const float* value = x.value + (int64_t(row0 + r) * x.chunks + chunk) * chunk_rows;
+                    const float* value = x.value + (int64_t(chunk) * x.rows + row0 + r) * chunk_rows;
                     for (int32_t k = 0; k < chunk_rows; ++k) {
                         for (int32_t c = 0; c < tile_columns; ++c) sums[r][k % 4][c] += value[k] * weight[k][c];
                     }

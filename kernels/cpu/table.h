@@ -26,9 +26,10 @@ struct KvView {
 struct Table {
     const char* name;
 
-    /// x (K) -> one row of ActView; gather (32 * chunks): the input of each sorted row, -1 = padding; null = in order, padded at the end.
-    void (*quantize)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int16_t* q, float* scale, int32_t* sum);
-    void (*sort_values)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, float* value);
+    /// x (K) -> one of `rows` rows of an ActView; gather (32 * chunks): the input of each sorted row, -1 = padding; null = in order, padded at
+    /// the end. The pointers are those of the row's first chunk.
+    void (*quantize)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, int16_t* q, float* scale, int32_t* sum);
+    void (*sort_values)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, float* value);
 
     /// out (rows, ld): columns 16*tile0 .. of tiles tile0 .. tile1-1, x W + bias. Standard and exact compute.
     void (*product)(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out, int64_t ld, Store store);

@@ -1,20 +1,20 @@
 // A whole backend, to start from: copy it and replace what reads and what generates.
 //
-// Its "model" is a folder with words.txt, one word a line: token i is line i, and whatever the prompt is, the words are said in order. Build it
-// outside of this tree against an installed quantplug (cmake -S . -B build -DCMAKE_PREFIX_PATH=<where it is>; cmake --build build):
+// Its "model" is a folder with words.txt, one word a line: token i is line i, and whatever the prompt is, the words are
+// said in order. To build it outside of this tree, against an installed quantplug, put this CMakeLists.txt beside it:
 //
 //   cmake_minimum_required(VERSION 3.25)
 //   project(template_backend LANGUAGES CXX)
 //   find_package(quantplug REQUIRED)
 //   quantplug_add_plugin(template_backend NAME template SOURCES template_backend.cpp OUTPUT_DIR ${CMAKE_BINARY_DIR})
 //
-// which gives libquantplug_template.so and its manifest; QUANTPLUG_PLUGIN_PATH=build quantplug plugins lists it.
+// and run: cmake -S . -B build -DCMAKE_PREFIX_PATH=<where quantplug is installed> && cmake --build build
+// It gives build/libquantplug_template.so and its manifest; QUANTPLUG_PLUGIN_PATH=build quantplug plugins lists it.
 #define QP_BUILDING_PLUGIN
-#include <quantplug/backend.hpp>
-
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <quantplug/backend.hpp>
 
 namespace {
 
@@ -33,15 +33,18 @@ std::vector<std::string> read_words(const std::string& folder) {
     for (char c; file.get(c);) {
         if (c != '\n') word += c;
         if (word.size() > kMaxBytes)
-            throw Error(QP_DATA_LOSS, path + ": line " + std::to_string(words.size() + 1) + " is longer than 4096 bytes: split it");
+            throw Error(QP_DATA_LOSS,
+                        path + ": line " + std::to_string(words.size() + 1) + " is longer than 4096 bytes: split it");
         if (c != '\n') continue;
         if (!qp::detail::valid_utf8(word) || word.empty())
-            throw Error(QP_DATA_LOSS, path + ": line " + std::to_string(words.size() + 1) + " is empty or not UTF-8: correct it");
+            throw Error(QP_DATA_LOSS,
+                        path + ": line " + std::to_string(words.size() + 1) + " is empty or not UTF-8: correct it");
         if (words.size() == kMaxWords) throw Error(QP_DATA_LOSS, path + " has more than 65536 lines: shorten it");
         words.push_back(std::move(word));
         word.clear();
     }
-    if (words.empty() || !word.empty()) throw Error(QP_DATA_LOSS, path + " has no line, or the last one does not end: it is cut off");
+    if (words.empty() || !word.empty())
+        throw Error(QP_DATA_LOSS, path + " has no line, or the last one does not end: it is cut off");
     return words;
 }
 
@@ -53,11 +56,13 @@ std::string text_of(const std::vector<std::string>& words, int32_t id) {
 class WordDetokenizer : public qp::Detokenizer {
  public:
     explicit WordDetokenizer(const std::vector<std::string>& words) : words_(words) {}
-    std::string push(int32_t id) override { return text_of(words_, id); }   // words are whole characters: nothing to hold back
+    std::string push(int32_t id) override {
+        return text_of(words_, id);
+    }  // words are whole characters: nothing to hold back
     std::string finish() override { return {}; }
 
  private:
-    const std::vector<std::string>& words_;   // the model's, which outlives its detokenizers
+    const std::vector<std::string>& words_;  // the model's, which outlives its detokenizers
 };
 
 void describe(const std::vector<std::string>& words, qp_model_info& out) {
@@ -81,14 +86,17 @@ class WordModel : public qp::Model {
         quantplug::copy_text(out.compute, "default");
     }
 
-    uint64_t supported_sampling() const override { return 0; }   // the next word is certain: every field is reported as ignored
+    uint64_t supported_sampling() const override {
+        return 0;
+    }  // the next word is certain: every field is reported as ignored
 
     std::vector<int32_t> tokenize(std::string_view text, uint32_t) const override {
         std::vector<int32_t> ids;
         for (size_t at = 0; at < text.size();) {
             const size_t end = std::min(text.find(' ', at), text.size());
             const auto word = std::find(words_.begin(), words_.end(), text.substr(at, end - at));
-            if (end > at) ids.push_back(word == words_.end() ? 0 : static_cast<int32_t>(word - words_.begin()));   // unknown: id 0
+            if (end > at)
+                ids.push_back(word == words_.end() ? 0 : static_cast<int32_t>(word - words_.begin()));  // unknown: id 0
             at = end + 1;
         }
         return ids;
@@ -100,7 +108,9 @@ class WordModel : public qp::Model {
         return text;
     }
 
-    std::unique_ptr<qp::Detokenizer> detokenizer(uint32_t) const override { return std::make_unique<WordDetokenizer>(words_); }
+    std::unique_ptr<qp::Detokenizer> detokenizer(uint32_t) const override {
+        return std::make_unique<WordDetokenizer>(words_);
+    }
 
     qp::Finish generate(const qp::GenerateParams& params, qp::Emitter& emitter) override {
         qp::Finish finish;
@@ -110,19 +120,20 @@ class WordModel : public qp::Model {
         const uint64_t room = 1024 - params.prompt.size;
         const uint64_t limit = params.max_tokens ? std::min<uint64_t>(params.max_tokens, room) : room;
         const uint64_t n_words = words_.size() * static_cast<uint64_t>(repeat_);
-        std::string held;   // text that may still become a stop string
+        std::string held;  // text that may still become a stop string
         for (uint64_t i = 0; i < std::min(limit, n_words); ++i) {
             const int32_t id = static_cast<int32_t>(i % words_.size());
             held += text_of(words_, id);
             size_t certain = held.size() - std::min(held.size(), longest_stop - 1);
-            while (certain > 0 && certain < held.size() && (held[certain] & 0xc0) == 0x80) --certain;   // whole characters only
+            while (certain > 0 && certain < held.size() && (held[certain] & 0xc0) == 0x80)
+                --certain;  // whole characters only
             bool stopped = std::find(params.stop_ids.begin(), params.stop_ids.end(), id) != params.stop_ids.end();
             if (stopped) finish.stop_id = id;
             for (std::string_view stop : params.stop)
                 if (const size_t found = held.find(stop); found != std::string::npos)
                     stopped = true, certain = std::min(certain, found), held.resize(found);
             if (stopped || i + 1 == std::min(limit, n_words)) certain = held.size();
-            const qp_top top = {id, 0.0f};   // ln 1
+            const qp_top top = {id, 0.0f};  // ln 1
             const uint32_t n_top = std::min(params.n_top, 1u);
             const qp_token token = {id, 0.0f, 0, n_top};
             if (!emitter.tokens(&token, 1, &top, n_top, std::string_view(held).substr(0, certain)))
@@ -156,7 +167,8 @@ class WordBackend : public qp::Backend {
         if (std::ifstream(std::string(path) + "/words.txt"))
             out.score = 90;
         else
-            quantplug::copy_text(out.reason, std::string(path) + " has no words.txt: it is not a folder of this backend");
+            quantplug::copy_text(out.reason,
+                                 std::string(path) + " has no words.txt: it is not a folder of this backend");
     }
 
     bool load_option(uint32_t index, qp_option_info& out) const override {

@@ -79,7 +79,8 @@ TEST_CASE("every golden file decodes bit for bit") {
             }
         CHECK(compared > size_t(k) * size_t(n) / 4);
     }
-    MESSAGE("GPTQ golden files decoded bit for bit: " << files << ", of these with zero points damaged by the writer: " << damaged);
+    MESSAGE("GPTQ golden files decoded bit for bit: " << files - damaged << " to the expected matrix, and " << damaged
+                                                      << " with zero points damaged by the writer to what its reader makes of them");
     CHECK(files == 34);
     CHECK(damaged == 2);
 }
@@ -96,6 +97,45 @@ TEST_CASE("old 3-bit symmetric zero words are recognised without version informa
         CHECK(source.zeros.empty());
         CHECK(first_difference(decode_original(source), golden.at("expected").values<uint16_t>()) == -1);
     }
+}
+
+TEST_CASE("5, 6 and 7 bits are planar whatever the configuration says") {
+    const auto format = gptq::make_format();
+    for (const int bits : {5, 6, 7}) {
+        const auto path = data_dir() / "goldens" / ("gptq_p_w" + std::to_string(bits) + "_g64_asym.safetensors");
+        const Tensors golden = read_tensor_file(path);
+        const TempDir dir;
+        write_tensor_file(dir.path() / "model.safetensors", as_module(golden, "m"));
+        write_file(dir.path() / "quantize_config.json", R"({"bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2"})");
+        const auto source = format->open(engine::ModelFolder::open(dir.path()), "m", 128, 32);
+        CHECK(source.groups[0].bits == bits);
+        CHECK(first_difference(decode_original(source), golden.at("expected").values<uint16_t>()) == -1);
+    }
+}
+
+TEST_CASE("GPTQModel 1.8 wrote 3-bit zero points of 32 columns only: restored where symmetric, refused where not") {
+    const auto format = gptq::make_format();
+    const auto path = data_dir() / "goldens" / "gptq_v1_w3_sym_oldgptqmodel.safetensors";
+    const Tensors golden = read_tensor_file(path);
+    Tensors tensors = as_module(golden, "m");
+    auto words = tensors["m.qzeros"].values<uint32_t>();   // (2, 6); zeros less the constants beyond column 31
+    for (size_t g = 0; g < 2; ++g) {
+        words[g * 6 + 3] = 0u - 0x24924924u;
+        words[g * 6 + 4] = 0u - 0x92492492u;
+        words[g * 6 + 5] = 0u - 0x49249249u;
+    }
+    tensors["m.qzeros"] = make_tensor(engine::StoredType::i32, {2, 6}, words);
+    const auto open_with = [&](const char* sym) {
+        const TempDir dir;
+        write_tensor_file(dir.path() / "model.safetensors", tensors);
+        write_file(dir.path() / "quantize_config.json",
+                   std::string(R"({"bits": 3, "group_size": 32, "meta": {"quantizer": ["gptqmodel:1.8.1"]}, "sym": )") + sym + "}");
+        return format->open(engine::ModelFolder::open(dir.path()), "m", 64, 64);
+    };
+    const auto source = open_with("true");
+    CHECK(source.zeros.empty());
+    CHECK(first_difference(decode_original(source), golden.at("expected").values<uint16_t>()) == -1);
+    CHECK_THROWS_WITH(open_with("false"), doctest::Contains("m.qzeros"));
 }
 
 }  // namespace

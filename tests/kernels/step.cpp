@@ -88,15 +88,16 @@ TEST_CASE("the CPU's step agrees with the reference") {
         for (float value : expected) norm += double(value) * double(value);
         norm = std::sqrt(norm / double(expected.size()));
         REQUIRE(norm > 0.1);
-        // exact: FP32 against doubles, a few hundred roundings of 6e-8. standard: activations of 16 bits, 2e-5 relative per product.
-        const double tolerance = options.compute == Compute::exact || options.dense ? 5e-6 : 1e-3;
+        // exact: FP32 against doubles, a few hundred roundings of 6e-8. standard: 16-bit activations (2e-5) and weights that are not rounded
+        // to FP16 as the reference's are (1.4e-4), amplified by two layers of random weights. 8-bit activations would miss it.
+        const double tolerance = options.compute == Compute::exact || options.dense ? 5e-6 : 4e-3;
         for (const char* name : instruction_sets()) {
             Loaded cpu(cpu_device(name, 2), model, 64, 64, small_blocks);
             const auto got = run_all(cpu, rows, table, 8, {40});
             double error = 0;
             for (size_t i = 0; i < got.size(); ++i) error += (double(got[i]) - double(expected[i])) * (double(got[i]) - double(expected[i]));
             error = std::sqrt(error / double(got.size())) / norm;
-            INFO(name << ": relative error " << error);
+            INFO(std::string(name) << ": relative error " << error);
             CHECK(error < tolerance);
         }
     }
@@ -135,7 +136,7 @@ TEST_CASE("the same bits with any instruction set, thread count, cut of the step
         const auto expected = run_all(first, rows, table, 8, {32});
         for (const char* name : instruction_sets()) {
             for (int32_t threads : {1, 2, 3, 7}) {
-                INFO(name << ", " << threads << " threads");
+                INFO(std::string(name) << ", " << threads << " threads");
                 Loaded cpu(cpu_device(name, threads), model, 64, 64, kv);
                 const auto whole = run_all(cpu, rows, table, 8, {32});
                 CHECK(std::memcmp(whole.data(), expected.data(), expected.size() * sizeof(float)) == 0);

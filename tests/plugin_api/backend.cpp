@@ -1,11 +1,11 @@
 // backend.hpp: the barrier, the checks of arguments, out-structs, floating-point state, extensions.
-#include "tests/plugin_api/fake_backend.h"
-
 #include <doctest/doctest.h>
 
 #include <cstdlib>
 #include <limits>
 #include <new>
+
+#include "tests/plugin_api/fake_backend.h"
 
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -45,16 +45,26 @@ TEST_CASE("every exception becomes a status and a sentence") {
     struct B : FakeBackend {
         void probe(const char* path, qp_probe_result&) const override {
             switch (*path) {
-                case 'e': throw Error(QP_DATA_LOSS, "file x is cut off");
-                case 'z': throw Error(QP_OK, "an error that says OK");
-                case 'n': throw Error(-5, "a negative code");
-                case 'm': throw std::bad_alloc();
-                case 'M': throw std::bad_array_new_length();
-                case 's': throw std::runtime_error("some detail");
-                case 'i': throw 42;
-                case 't': throw MyError{QP_NOT_FOUND, "translated"};
-                case 'l': throw Error(QP_INTERNAL, std::string(5000, 'x'));
-                case 'u': throw std::runtime_error("bytes \xff here");
+                case 'e':
+                    throw Error(QP_DATA_LOSS, "file x is cut off");
+                case 'z':
+                    throw Error(QP_OK, "an error that says OK");
+                case 'n':
+                    throw Error(-5, "a negative code");
+                case 'm':
+                    throw std::bad_alloc();
+                case 'M':
+                    throw std::bad_array_new_length();
+                case 's':
+                    throw std::runtime_error("some detail");
+                case 'i':
+                    throw 42;
+                case 't':
+                    throw MyError{QP_NOT_FOUND, "translated"};
+                case 'l':
+                    throw Error(QP_INTERNAL, std::string(5000, 'x'));
+                case 'u':
+                    throw std::runtime_error("bytes \xff here");
             }
         }
         bool translate(int32_t& code, std::string& message) const override {
@@ -159,7 +169,7 @@ TEST_CASE("null pointers and short structs are refused by the argument's name") 
 TEST_CASE("out-structs are filled as far as the caller's struct goes, and no further") {
     struct B : FakeBackend {};
     Running<B> plugin;
-    struct Newer {   // a host of a later minor version
+    struct Newer {  // a host of a later minor version
         qp_probe_result known;
         unsigned char later[24];
     } newer;
@@ -182,7 +192,7 @@ TEST_CASE("size queries") {
     int32_t ids[4] = {-7, -7, -7, -7};
     CHECK(t.tokenize(plugin.model, "abc", 3, 0, ids, 2, &n, &plugin.error) == QP_OUT_OF_RANGE);
     CHECK(n == 3);
-    CHECK(ids[0] == -7);   // untouched
+    CHECK(ids[0] == -7);  // untouched
     CHECK(t.tokenize(plugin.model, "abc", 3, 0, ids, 3, &n, nullptr) == QP_OK);
     CHECK(ids[2] == 'c');
     CHECK(ids[3] == -7);
@@ -199,7 +209,8 @@ TEST_CASE("size queries") {
 TEST_CASE("invalid UTF-8 reaches a tokenizer as U+FFFD, one for each maximal part") {
     using backend::detail::replace_invalid;
     const std::string r = "\xef\xbf\xbd";
-    CHECK(replace_invalid("a\xff" "b") == "a" + r + "b");
+    CHECK(replace_invalid("a\xff"
+                          "b") == "a" + r + "b");
     CHECK(replace_invalid("\xe2\x82") == r);
     CHECK(replace_invalid("\xe2\x82z") == r + "z");
     CHECK(replace_invalid("\xf0\x9f\x98") == r);
@@ -213,7 +224,7 @@ TEST_CASE("invalid UTF-8 reaches a tokenizer as U+FFFD, one for each maximal par
     plugin.load();
     uint64_t n = 0;
     CHECK(plugin.table.tokenize(plugin.model, "\xff", 1, 0, nullptr, 0, &n, nullptr) == QP_OK);
-    CHECK(n == 3);   // the fake has one id a byte
+    CHECK(n == 3);  // the fake has one id a byte
     plugin.unload();
 }
 
@@ -243,16 +254,19 @@ TEST_CASE("load options are checked against the list") {
         plugin.error = make<qp_error>();
         const int32_t status = plugin.table.plan_memory(&params, &out, &plugin.error);
         if (status == QP_OK) CHECK(out.total == out.weights + out.scratch + out.other);
-        return status == QP_OK ? std::to_string(out.weights) + "/" + std::to_string(out.scratch) + "/" + std::to_string(out.other)
-                               : std::string(plugin.error.message);
+        return status == QP_OK
+                   ? std::to_string(out.weights) + "/" + std::to_string(out.scratch) + "/" + std::to_string(out.other)
+                   : std::string(plugin.error.message);
     };
     CHECK(plan({}) == "512/0/7");
     CHECK(plan({{"ctx", "4096"}, {"lock", "1"}, {"compute", "exact"}, {"note", "anything at all"}}) == "4096/1/5");
     CHECK(plan({{"depth", "1"}}).find("unknown load option 'depth': this plugin has ctx, lock, compute, note") == 0);
     for (const char* bad : {"0", "4097", "", " 1", "1 ", "1.0", "0x10", "+1", "99999999999999999999", "-1"})
-        CHECK(plan({{"ctx", bad}}) == "load option 'ctx' is '" + std::string(bad) + "': give an integer from 1 to 4096");
+        CHECK(plan({{"ctx", bad}}) ==
+              "load option 'ctx' is '" + std::string(bad) + "': give an integer from 1 to 4096");
     CHECK(plan({{"lock", "true"}}).find("0 or 1") != std::string::npos);
-    for (const char* bad : {"", "def", "default|exact", "exact|"}) CHECK(plan({{"compute", bad}}).find("one of default|exact|fast") != std::string::npos);
+    for (const char* bad : {"", "def", "default|exact", "exact|"})
+        CHECK(plan({{"compute", bad}}).find("one of default|exact|fast") != std::string::npos);
     CHECK(plan({{"ctx", "1"}, {"ctx", "1"}}).find("twice") != std::string::npos);
     CHECK(plan({{nullptr, "1"}}).find("null") != std::string::npos);
     CHECK(plan({{"ctx", nullptr}}).find("null") != std::string::npos);
@@ -280,12 +294,14 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
         REQUIRE(!plugin.events.empty());
         CHECK(plugin.events.back().kind == QP_EVENT_END);
         for (size_t i = 0; i + 1 < plugin.events.size(); ++i) CHECK(plugin.events[i].kind != QP_EVENT_END);
-        const uint32_t expected = status == QP_OK ? QP_FINISH_LENGTH : status == QP_CANCELLED ? QP_FINISH_CANCELLED : QP_FINISH_ERROR;
+        const uint32_t expected = status == QP_OK          ? QP_FINISH_LENGTH
+                                  : status == QP_CANCELLED ? QP_FINISH_CANCELLED
+                                                           : QP_FINISH_ERROR;
         CHECK(plugin.events.back().finish_reason == expected);
         return status;
     };
     CHECK(run() == QP_OK);
-    CHECK(plugin.events.size() == 6);   // prefill, four tokens, end
+    CHECK(plugin.events.size() == 6);  // prefill, four tokens, end
     CHECK(plugin.events.back().n_generated == 4);
     CHECK(plugin.events.back().n_done == 3);
     CHECK(plugin.events.back().n_prompt == 3);
@@ -326,12 +342,13 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
     const auto bad = [&](uint64_t bit, double& field, double value) {
         sampling = make<qp_sampling>();
         field = value;
-        CHECK(run() == QP_OK);   // not set: not looked at
+        CHECK(run() == QP_OK);  // not set: not looked at
         sampling.set = bit;
         CHECK(run() == QP_INVALID_ARGUMENT);
     };
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    for (double value : {-0.1, nan, std::numeric_limits<double>::infinity()}) bad(QP_SET_TEMPERATURE, sampling.temperature, value);
+    for (double value : {-0.1, nan, std::numeric_limits<double>::infinity()})
+        bad(QP_SET_TEMPERATURE, sampling.temperature, value);
     for (double value : {-0.1, 1.1, nan}) bad(QP_SET_TOP_P, sampling.top_p, value);
     for (double value : {-0.1, 1.1, nan}) bad(QP_SET_MIN_P, sampling.min_p, value);
     sampling = make<qp_sampling>();
@@ -340,7 +357,7 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
     CHECK(run() == QP_INVALID_ARGUMENT);
     sampling.top_k = 0;
     CHECK(run() == QP_OK);
-    sampling.set = QP_SET_TOP_P | QP_SET_SEED | (1ull << 50);   // the fake has no seed
+    sampling.set = QP_SET_TOP_P | QP_SET_SEED | (1ull << 50);  // the fake has no seed
     CHECK(run() == QP_OK);
     CHECK(plugin.events.back().ignored == (QP_SET_SEED | (1ull << 50)));
     sampling.struct_size = 16;
@@ -349,7 +366,7 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
 
     plugin.cancel_at = 3;
     CHECK(run() == QP_CANCELLED);
-    CHECK(plugin.events.size() == 4);   // nothing but the end after the cancel
+    CHECK(plugin.events.size() == 4);  // nothing but the end after the cancel
     plugin.cancel_at = 1;
     CHECK(run() == QP_CANCELLED);
     CHECK(plugin.events.size() == 2);
@@ -419,7 +436,7 @@ TEST_CASE("score, logits, tools and quantize through host.hpp") {
 TEST_CASE("guard: a barrier for a table of a backend's own") {
     struct B : FakeBackend {};
     qp_error error = make<qp_error>();
-    CHECK(backend::guard<B>("own", &error, [](const B&) {}) == QP_FAILED_PRECONDITION);   // before init
+    CHECK(backend::guard<B>("own", &error, [](const B&) {}) == QP_FAILED_PRECONDITION);  // before init
     Running<B> plugin;
     CHECK(backend::guard<B>("own", &error, [](const B&) {}) == QP_OK);
     CHECK(backend::guard<B>("own", &error, [](const B&) { throw Error(QP_ABORTED, "stopped"); }) == QP_ABORTED);
@@ -429,7 +446,9 @@ TEST_CASE("guard: a barrier for a table of a backend's own") {
 #if defined(__SSE__)
 TEST_CASE("MXCSR is the default inside, also after a callback changed it, and the caller's afterwards") {
     struct B : FakeBackend {
-        void probe(const char*, qp_probe_result& out) const override { out.score = static_cast<int32_t>(_mm_getcsr() & 0xffc0); }
+        void probe(const char*, qp_probe_result& out) const override {
+            out.score = static_cast<int32_t>(_mm_getcsr() & 0xffc0);
+        }
         std::unique_ptr<backend::Model> load(const backend::LoadParams&, backend::Progress& progress) const override {
             progress.report(0.5, "half");
             if ((_mm_getcsr() & 0xffc0) != 0x1f80) throw Error(QP_INTERNAL, "changed");
@@ -438,7 +457,7 @@ TEST_CASE("MXCSR is the default inside, also after a callback changed it, and th
     };
     Running<B> plugin;
     const unsigned before = _mm_getcsr();
-    const unsigned odd = 0x1f80 | 0x8040 | 0x6000;   // flush to zero, denormals are zero, round toward zero
+    const unsigned odd = 0x1f80 | 0x8040 | 0x6000;  // flush to zero, denormals are zero, round toward zero
     _mm_setcsr(odd);
     qp_probe_result out = make<qp_probe_result>();
     const int32_t status = plugin.table.probe("x", &out, nullptr);

@@ -1,12 +1,13 @@
-// A backend whose every answer is known, and a plugin made of it. A test derives its own class: each has tables and a state of its own.
+// A backend whose every answer is known, and a plugin made of it. A test derives its own class: each has tables and a
+// state of its own.
 #pragma once
 
 #include <doctest/doctest.h>
-#include <quantplug/backend.hpp>
-#include <quantplug/host.hpp>
 
 #include <atomic>
 #include <functional>
+#include <quantplug/backend.hpp>
+#include <quantplug/host.hpp>
 #include <thread>
 
 namespace quantplug::test {
@@ -21,7 +22,9 @@ class FakeModel : public backend::Model {
         out.n_vocab = 256;
         out.n_ctx = 64;
     }
-    uint64_t supported_sampling() const override { return QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P; }
+    uint64_t supported_sampling() const override {
+        return QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P;
+    }
     std::vector<int32_t> tokenize(std::string_view text, uint32_t) const override {
         std::vector<int32_t> ids;
         for (unsigned char c : text) ids.push_back(c);
@@ -41,7 +44,7 @@ class FakeModel : public backend::Model {
     std::unique_ptr<backend::Detokenizer> detokenizer(uint32_t) const override { return std::make_unique<Bytes>(); }
 
     backend::Finish generate(const backend::GenerateParams& params, backend::Emitter& emitter) override {
-        CHECK_FALSE(inside_.exchange(true));   // one at a time
+        CHECK_FALSE(inside_.exchange(true));  // one at a time
         struct Leave {
             std::atomic<bool>& flag;
             ~Leave() { flag = false; }
@@ -97,7 +100,8 @@ class FakeBackend : public backend::Backend {
     void probe(const char*, qp_probe_result& out) const override { out.score = 7; }
     void inspect(const char*, qp_model_info& out) const override { out.n_layers = 3; }
     void plan_memory(const backend::LoadParams&, qp_memory_plan& out) const override { out.weights = 1; }
-    std::unique_ptr<backend::Model> load(const backend::LoadParams& params, backend::Progress& progress) const override {
+    std::unique_ptr<backend::Model> load(const backend::LoadParams& params,
+                                         backend::Progress& progress) const override {
         progress.report(0.5, "weights");
         auto made = std::make_unique<FakeModel>(live_models());
         made->endless = params.path == "endless";
@@ -130,7 +134,9 @@ class FakeBackend : public backend::Backend {
 template <class B>
 class Running {
  public:
-    Running() : table(*backend::make_entry<B>("fake", "1", "f").plugin) { REQUIRE(table.init(host.table(), &error) == QP_OK); }
+    Running() : table(*backend::make_entry<B>("fake", "1", "f").plugin) {
+        REQUIRE(table.init(host.table(), &error) == QP_OK);
+    }
     ~Running() { CHECK(table.deinit(&error) == QP_OK); }
     Running(const Running&) = delete;
     Running& operator=(const Running&) = delete;
@@ -160,7 +166,7 @@ class Running {
     const qp_plugin& table;
     qp_model* model = nullptr;
     std::vector<qp_event> events;
-    size_t cancel_at = 0;   // the event at which the callback cancels; 0: none
+    size_t cancel_at = 0;  // the event at which the callback cancels; 0: none
 };
 
 }  // namespace quantplug::test

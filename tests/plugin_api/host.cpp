@@ -1,9 +1,9 @@
 // host.hpp: entries that must be refused, tables with holes, texts and callbacks.
 #include <dlfcn.h>
 #include <doctest/doctest.h>
-#include <quantplug/host.hpp>
 
 #include <cstdlib>
+#include <quantplug/host.hpp>
 #include <random>
 
 #include "tests/support/data.h"
@@ -84,11 +84,12 @@ TEST_CASE("entry_problem says in one sentence what is wrong") {
         CHECK(mentions(entry_problem(&entry), "no table"));
     }
     SUBCASE("short table") {
-        for (uint32_t size : {0u, 4u, 8u, uint32_t(offsetof(qp_plugin, load)), uint32_t(offsetof(qp_plugin, generate)), 1u << 20}) {
+        for (uint32_t size :
+             {0u, 4u, 8u, uint32_t(offsetof(qp_plugin, load)), uint32_t(offsetof(qp_plugin, generate)), 1u << 20}) {
             table.struct_size = size;
             CHECK(mentions(entry_problem(&entry), std::to_string(size) + " bytes"));
         }
-        table.struct_size = offsetof(qp_plugin, get_extension);   // get_extension may be missing
+        table.struct_size = offsetof(qp_plugin, get_extension);  // get_extension may be missing
         CHECK(entry_problem(&entry) == "");
     }
     if (!entry_problem(&entry).empty()) CHECK_THROWS_AS(Plugin(&entry, nullptr), Error);
@@ -96,14 +97,15 @@ TEST_CASE("entry_problem says in one sentence what is wrong") {
 
 TEST_CASE("missing slots answer UNIMPLEMENTED and name the hook") {
     Host host;
-    auto* table = static_cast<qp_plugin*>(std::malloc(offsetof(qp_plugin, get_extension) + 4));   // the last slot is there in part
+    auto* table =
+        static_cast<qp_plugin*>(std::malloc(offsetof(qp_plugin, get_extension) + 4));  // the last slot is there in part
     const qp_plugin full = full_size_table();
     std::memcpy(static_cast<void*>(table), &full, offsetof(qp_plugin, get_extension));
     std::memset(reinterpret_cast<char*>(table) + offsetof(qp_plugin, get_extension), 0xff, 4);
     table->struct_size = offsetof(qp_plugin, get_extension) + 4;
     const qp_entry entry = entry_of(*table);
     Plugin plugin(&entry, host.table());
-    std::free(table);   // the host has its own copy
+    std::free(table);  // the host has its own copy
 
     const Error probe = error_of([&] { plugin.probe("/nowhere"); });
     CHECK(probe.code() == QP_UNIMPLEMENTED);
@@ -167,7 +169,8 @@ TEST_CASE("text is cut at a character's edge and never holds invalid UTF-8") {
     const uint32_t seed = std::random_device{}();
     CAPTURE(seed);
     std::mt19937 random(seed);
-    const std::string characters[] = {"a", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xff", "\xe2\x82", "\xed\xa0\x80"};
+    const std::string characters[] = {"a",    "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80",
+                                      "\xff", "\xe2\x82", "\xed\xa0\x80"};
     for (int round = 0; round < 2000; ++round) {
         std::string text;
         for (uint32_t i = random() % 40; i > 0; --i) text += characters[random() % 7];
@@ -180,14 +183,15 @@ TEST_CASE("text is cut at a character's edge and never holds invalid UTF-8") {
         CHECK(error->struct_size == size);
         if (size >= 8) CHECK(error->code == QP_DATA_LOSS);
         if (size > 8) {
-            const std::string message = raw + 8;   // ends inside: a sanitizer sees it otherwise
+            const std::string message = raw + 8;  // ends inside: a sanitizer sees it otherwise
             REQUIRE(message.size() < size - 8);
             for (size_t at = 0; at < message.size();) {
                 const size_t n = utf8_length(message.data() + at, message.size() - at);
                 REQUIRE(n > 0);
                 at += n;
             }
-            if (message.size() + 4 < size - 8) CHECK(message.size() >= text.size() / 2);   // nothing is cut that would fit
+            if (message.size() + 4 < size - 8)
+                CHECK(message.size() >= text.size() / 2);  // nothing is cut that would fit
         }
         std::free(raw);
     }

@@ -92,7 +92,7 @@ TEST_CASE("what has live children is not destroyed") {
     CHECK(std::string(plugin.error.message).find("destroy them first") != std::string::npos);
     const char* text = nullptr;
     uint64_t size = 0;
-    CHECK(t.detokenizer_push(detokenizer, 'q', &text, &size, nullptr) == QP_OK);   // still loaded
+    CHECK(t.detokenizer_push(detokenizer, 'q', &text, &size, nullptr) == QP_OK);  // still loaded
     CHECK(std::string(text, size) == "q");
     CHECK(t.detokenizer_finish(detokenizer, &text, &size, nullptr) == QP_OK);
     CHECK(std::string(text, size) == ".");
@@ -124,11 +124,11 @@ TEST_CASE("unload cancels what runs and what waits, and returns after their fina
     Running<B> plugin;
     plugin.load("endless");
     Generating first(plugin, 3);
-    Generating second(plugin, 0), third(plugin, 0);   // they wait for the first
+    Generating second(plugin, 0), third(plugin, 0);  // they wait for the first
     auto& handle = backend::detail::ModelHandle::from(plugin.model, "test");
     const auto calls = [&] {
         const std::lock_guard<std::mutex> lock(handle.mutex);
-        return handle.calls;
+        return handle.callers.size();
     };
     while (calls() < 3) std::this_thread::yield();
     CHECK(second.seen() == 0);
@@ -153,7 +153,8 @@ TEST_CASE("calls on one model queue, and the tokenizer does not") {
             for (int k = 0; k < 20; ++k) {
                 Generating generating(plugin, 0);
                 uint64_t n = 0;
-                if (plugin.table.tokenize(plugin.model, "abc", 3, 0, nullptr, 0, &n, nullptr) == QP_OK && n == 3) ++done;
+                if (plugin.table.tokenize(plugin.model, "abc", 3, 0, nullptr, 0, &n, nullptr) == QP_OK && n == 3)
+                    ++done;
                 if (generating.join() == QP_OK && generating.seen() == 6) ++done;
             }
         });
@@ -187,13 +188,24 @@ TEST_CASE("a callback that calls its own model is refused instead of waiting for
         CHECK(code([&] { model.score({1, 2}); }) == QP_FAILED_PRECONDITION);
         CHECK(code([&] { LogitsSession(model, {1}); }) == QP_FAILED_PRECONDITION);
         CHECK(model.tokenize("abc").size() == 3);
-        if (event.kind == QP_EVENT_PREFILL) CHECK(code([&] { session->next(row, position); }) == QP_FAILED_PRECONDITION);
-        session.reset();   // closing is allowed
+        if (event.kind == QP_EVENT_PREFILL)
+            CHECK(code([&] { session->next(row, position); }) == QP_FAILED_PRECONDITION);
+        session.reset();  // closing is allowed
         CHECK(code([&] { model.unload(); }) == QP_FAILED_PRECONDITION);
         return true;
     });
     CHECK(calls == 6);
     CHECK(end.finish_reason == QP_FINISH_LENGTH);
+    request.prompt = {-1};
+    calls = 0;
+    CHECK(code([&] {
+              model.generate(request, [&](const qp_event&) {
+                  ++calls;
+                  return code([&] { model.unload(); }) == QP_FAILED_PRECONDITION;
+              });
+          }) == QP_INVALID_ARGUMENT);
+    CHECK(calls == 1);
+    REQUIRE(model);
     model.unload();
     CHECK(FakeBackend::live_models() == 0);
     CHECK(code([&] { model.info(); }) == QP_FAILED_PRECONDITION);
@@ -229,7 +241,7 @@ TEST_CASE("objects of host.hpp keep alive what they came from") {
     CHECK(detokenizer->push('z') == "z");
     detokenizer.reset();
     CHECK(FakeBackend::live_models() == 0);
-    CHECK(backend::make_entry<B>("b", "1", "f").plugin->deinit(nullptr) == QP_FAILED_PRECONDITION);   // balanced already
+    CHECK(backend::make_entry<B>("b", "1", "f").plugin->deinit(nullptr) == QP_FAILED_PRECONDITION);  // balanced already
 }
 
 TEST_CASE("a call in the child of a fork is an error") {
@@ -239,7 +251,7 @@ TEST_CASE("a call in the child of a fork is an error") {
     const qp_plugin& t = plugin.table;
     qp_detokenizer* detokenizer = nullptr;
     REQUIRE(t.detokenizer_create(plugin.model, 0, &detokenizer, nullptr) == QP_OK);
-    Generating generating(plugin, 2);   // its queue is taken in the child for ever
+    Generating generating(plugin, 2);  // its queue is taken in the child for ever
     const pid_t child = ::fork();
     REQUIRE(child >= 0);
     if (child == 0) {

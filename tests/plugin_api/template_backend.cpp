@@ -1,10 +1,10 @@
 // The template backend as a host meets it: opened from its file, through host.hpp.
 #include <dlfcn.h>
 #include <doctest/doctest.h>
-#include <quantplug/host.hpp>
 
 #include <cmath>
 #include <fstream>
+#include <quantplug/host.hpp>
 
 #include "tests/support/data.h"
 
@@ -13,9 +13,10 @@ using namespace quantplug;
 namespace {
 
 const qp_entry* open_template() {
-    static void* library = ::dlopen((std::string(QP_BINARY_DIR) + "/template/libquantplug_template.so").c_str(), RTLD_NOW | RTLD_LOCAL);
+    static void* library =
+        ::dlopen((std::string(QP_BINARY_DIR) + "/template/libquantplug_template.so").c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) FAIL(::dlerror());
-    return static_cast<const qp_entry*>(::dlsym(library, QP_ENTRY_SYMBOL));   // stays mapped until exit
+    return static_cast<const qp_entry*>(::dlsym(library, QP_ENTRY_SYMBOL));  // stays mapped until exit
 }
 
 std::string folder_with(const test::TempDir& dir, const std::string& words) {
@@ -53,8 +54,9 @@ TEST_CASE("template backend: probe to unload") {
     REQUIRE(plugin.load_options().size() == 1);
     CHECK(std::string(plugin.load_options()[0].key) == "repeat");
     CHECK(error_of([&] { plugin.load(folder, {{"repeat", "0"}}); }).code() == QP_INVALID_ARGUMENT);
-    CHECK(error_of([&] { plugin.load(folder, {{"colour", "red"}}); }).what() ==
-          std::string("unknown load option 'colour': this plugin has repeat"));
+    CHECK(error_of([&] {
+              plugin.load(folder, {{"colour", "red"}});
+          }).what() == std::string("unknown load option 'colour': this plugin has repeat"));
     CHECK(error_of([&] { plugin.load(folder, {}, [](double, const char*) { return false; }); }).code() == QP_CANCELLED);
 
     Model model = plugin.load(folder);
@@ -78,7 +80,8 @@ TEST_CASE("template backend: probe to unload") {
         return model.generate(request, [&](const qp_event& event) {
             text.append(event.text, event.text_size);
             for (uint32_t i = 0; i < event.n_tokens; ++i) generated.push_back(event.tokens[i].id);
-            for (uint32_t i = 0; i < event.n_tokens; ++i) CHECK(event.tokens[i].first_top + event.tokens[i].n_top <= event.n_top);
+            for (uint32_t i = 0; i < event.n_tokens; ++i)
+                CHECK(event.tokens[i].first_top + event.tokens[i].n_top <= event.n_top);
             return true;
         });
     };
@@ -96,7 +99,7 @@ TEST_CASE("template backend: probe to unload") {
     request.stop = {"was d", "nowhere"};
     CHECK(run().finish_reason == QP_FINISH_STOP);
     CHECK(text == "in the beginning ");
-    request.stop = {"xx\xc3\xa0yyyyyyyyy"};   // long enough to hold text back inside a character
+    request.stop = {"xx\xc3\xa0yyyyyyyyy"};  // long enough to hold text back inside a character
     CHECK(run().finish_reason == QP_FINISH_STOP);
     CHECK(text == "in the beginning was d\xc3\xa9j\xc3\xa0 ");
     request.stop.clear();

@@ -140,9 +140,9 @@ int run_generate(const GenerateArguments& arguments, Program& program) {
 
     const Outcome outcome = generate(model, request, program);
     const qp_event& end = outcome.end;
-    if (end.ignored != 0)
-        program.console.log(QP_LOG_WARNING, "plugin " + plugin.name() + " does not know these sampling flags, they had no effect: " +
-                                                sampling_names(end.ignored));
+    if (const uint64_t ignored = end.ignored & given_sampling(arguments.sampling))
+        program.console.log(QP_LOG_WARNING, "plugin " + plugin.name() + " does not know " + sampling_names(ignored) +
+                                                ": no effect on this text");
     // The first token is the prompt's last step; each further one is a step of its own.
     const uint64_t decode_tokens = outcome.ids.empty() ? 0 : outcome.ids.size() - 1;
     if (program.console.json()) {

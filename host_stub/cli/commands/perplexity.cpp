@@ -116,12 +116,20 @@ std::optional<int32_t> bos_of_rows(const Model& model, Bos bos) {
     return info.bos_id;
 }
 
+// --ctx is the length of a row; the model's context follows it where the plugin lets it.
+Model load(const ModelArguments& arguments, Backends& backends, Console& console) {
+    const Plugin& plugin = backends.for_model(arguments.model);
+    ModelArguments wanted = arguments;
+    if (!has_load_option(plugin, "ctx")) wanted.ctx.reset();
+    return load_model(plugin, wanted.model, load_options(wanted), console);
+}
+
 Model load_base(const PerplexityArguments& arguments, Backends& backends, Console& console) {
     ModelArguments base = arguments;
     base.model = arguments.base_folder;
     if (!arguments.base_compute.empty()) base.compute = arguments.base_compute;
     if (!arguments.base_device.empty()) base.device = arguments.base_device;
-    return load_model(backends.for_model(base.model), base.model, load_options(base), console);
+    return load(base, backends, console);
 }
 
 void require_same_tokens(const Model& model, const Model& base, const std::string& text, const std::vector<int32_t>& ids,
@@ -185,12 +193,12 @@ int run_perplexity(const PerplexityArguments& given, Program& program) {
     PerplexityArguments arguments = given;
     if (!arguments.ctx) arguments.ctx = kDefaultCtx;
     if (*arguments.ctx < 2) throw UsageError("--ctx must be at least 2: a row's first token is not predicted");
-    const Options options = load_options(arguments);
+    load_options(arguments);   // wrong usage comes before any work
     const std::string text = text_argument(false, "", arguments.file, "-f FILE or text on standard input");
 
     Console& console = program.console;
     Backends backends(console, arguments.backend);
-    const Model model = load_model(backends.for_model(arguments.model), arguments.model, options, console);
+    const Model model = load(arguments, backends, console);
     const std::vector<int32_t> ids = model.tokenize(text, QP_BOS_OFF);
     const Rows rows = perplexity_rows(ids, *arguments.ctx, bos_of_rows(model, arguments.bos));
     if (rows.empty())

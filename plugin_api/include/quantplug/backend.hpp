@@ -1,4 +1,4 @@
-// backend.hpp - the ABI for a backend written in C++: derive from Backend and Model, and make_entry gives the tables. C++17.
+// backend.hpp - the ABI for a backend in C++17: derive from Backend and Model, and make_entry gives the tables.
 //
 //   class MyModel : public quantplug::backend::Model { ... };
 //   class MyBackend : public quantplug::backend::Backend { ... };
@@ -6,20 +6,24 @@
 //   const qp_entry quantplug_entry_v1 = quantplug::backend::make_entry<MyBackend>("mine", "1.0", "my_format");
 //
 // What this layer does, so that a backend need not:
-//  - every entry is a barrier: nothing is thrown across it. Error becomes its code, std::bad_alloc QP_RESOURCE_EXHAUSTED, what
-//    Backend::translate knows its code, anything else QP_INTERNAL; the sentence goes into qp_error, cut at a character's edge;
-//  - null pointers, struct sizes, flags, load options, sampling values, token ids and prompt lengths are checked before a method sees
-//    them; invalid UTF-8 in a text to tokenize is replaced by U+FFFD; out-structs are filled as far as the caller's goes;
-//  - init and deinit are counted; live models, detokenizers, sessions and running calls too, and what still has any is not destroyed;
-//  - generate, score and sessions of one model queue; unload sets the cancel flag, waits for what runs, then destroys the model;
-//  - MXCSR is saved, set (round to nearest, no flush to zero) and restored around every entry and after every callback on the calling
-//    thread; threads and CUDA devices of its own are the backend's;
-//  - a call in the child of a fork is refused.
-// Methods that are const may be called from several threads at once, the others queue. Parameters are borrowed for the call.
+//  - Every entry is a barrier: nothing is thrown across it. Error becomes its code, std::bad_alloc
+//    QP_RESOURCE_EXHAUSTED, what Backend::translate knows its code, anything else QP_INTERNAL; the sentence goes into
+//    qp_error, cut at a character's edge.
+//  - Null pointers, struct sizes, flags, load options, sampling values, token ids and prompt lengths are checked before
+//    a method sees them; invalid UTF-8 in a text to tokenize is replaced by U+FFFD; out-structs are filled as far as
+//    the caller's goes.
+//  - init and deinit are counted; live models, detokenizers, sessions and running calls too, and what still has any is
+//    not destroyed.
+//  - generate, score and sessions of one model queue; unload sets the cancel flag, waits for what runs, then destroys
+//    the model.
+//  - MXCSR is saved, set (round to nearest, no flush to zero) and restored around every entry and after every callback,
+//    on the calling thread; threads and CUDA devices of its own are the backend's.
+//  - A call in the child of a fork is refused.
+// Methods that are const may be called from several threads at once, the others queue. Parameters are borrowed for the
+// call.
 #ifndef QUANTPLUG_BACKEND_HPP
 #define QUANTPLUG_BACKEND_HPP
 
-#include <quantplug/common.hpp>
 #include <quantplug/ext/logits.h>
 #include <quantplug/ext/quantize.h>
 #include <quantplug/ext/score.h>
@@ -28,12 +32,12 @@
 
 #include <cstddef>
 #include <memory>
+#include <quantplug/common.hpp>
+#include <quantplug/detail/callbacks.hpp>
+#include <quantplug/detail/load_options.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <quantplug/detail/callbacks.hpp>
-#include <quantplug/detail/load_options.hpp>
 
 namespace quantplug::backend {
 
@@ -50,27 +54,27 @@ struct View {
 using Ids = View<int32_t>;
 
 struct LoadParams {
-    std::string path;   // the model folder
+    std::string path;  // the model folder
     LoadOptions options;
 };
 
 struct GenerateParams {
-    Ids prompt;                           // 1..n_ctx ids, each in 0..n_vocab-1
-    qp_sampling sampling{};               // values in range; only bits of Model::supported_sampling are set
-    std::vector<std::string_view> stop;   // none is empty
-    Ids stop_ids;                         // beside the model's own
-    uint32_t max_tokens = 0;              // 0: until the context is full
-    uint32_t n_top = 0;                   // at most n_vocab
+    Ids prompt;                          // 1..n_ctx ids, each in 0..n_vocab-1
+    qp_sampling sampling{};              // values in range; only bits of Model::supported_sampling are set
+    std::vector<std::string_view> stop;  // none is empty
+    Ids stop_ids;                        // beside the model's own
+    uint32_t max_tokens = 0;             // 0: until the context is full
+    uint32_t n_top = 0;                  // at most n_vocab
     bool ignore_eos = false;
     bool special_text = false;
 };
 
 /// How a generation ended.
 struct Finish {
-    uint32_t reason = QP_FINISH_STOP;   // STOP, LENGTH or CANCELLED; what throws is ERROR
+    uint32_t reason = QP_FINISH_STOP;  // STOP, LENGTH or CANCELLED; what throws is ERROR
     int32_t stop_id = -1;
-    double prefill_seconds = -1;        // negative: measured here, up to the first tokens
-    double decode_seconds = -1;         // negative: measured here, from the first tokens
+    double prefill_seconds = -1;  // negative: measured here, up to the first tokens
+    double decode_seconds = -1;   // negative: measured here, from the first tokens
 };
 
 class Detokenizer {
@@ -88,7 +92,8 @@ class LogitsSession {
  public:
     virtual ~LogitsSession() = default;
 
-    /// n_vocab floats at `row`, the prediction after ids[position], valid until the next call; false after the last row.
+    /// n_vocab floats at `row`, the prediction after ids[position], valid until the next call; false after the last
+    /// row.
     virtual bool next(const float*& row, uint64_t& position) = 0;
 };
 
@@ -114,8 +119,8 @@ class Model {
     virtual std::string detokenize(Ids ids, uint32_t flags) const = 0;
     virtual std::unique_ptr<Detokenizer> detokenizer(uint32_t flags) const = 0;
 
-    /// Sends prefill and tokens events; the final one is sent for it. Returns soon (a step at most) after a send returned false or
-    /// emitter.cancelled() became true, with QP_FINISH_CANCELLED.
+    /// Sends prefill and tokens events; the final one is sent for it. Returns soon (a step at most) after a send
+    /// returned false or emitter.cancelled() became true, with QP_FINISH_CANCELLED.
     virtual Finish generate(const GenerateParams& params, Emitter& emitter) = 0;
 
     /// logprobs[i] = ln p(ids[i+1] | ids[0..i]), ids.size - 1 values.
@@ -136,7 +141,7 @@ inline constexpr unsigned kScore = 1, kLogits = 2, kTools = 4, kQuantize = 8;
 /// One object for the plugin: made by the first init, destroyed by the last deinit.
 class Backend {
  public:
-    static constexpr unsigned extensions = 0;   // a derived class hides it
+    static constexpr unsigned extensions = 0;  // a derived class hides it
 
     /// Tables of other extensions by id, or null; may be called before init. Their functions use guard() below.
     static const void* extension(const char* id) { return static_cast<void>(id), nullptr; }
@@ -174,7 +179,8 @@ class Backend {
         throw Error(QP_UNIMPLEMENTED, "this plugin makes no checkpoints");
     }
 
-    /// Called inside a catch: `try { throw; } catch (const MyError& e) { ...; return true; }`. False for exceptions it does not know.
+    /// Called inside a catch: `try { throw; } catch (const MyError& e) { ...; return true; }`. False for exceptions it
+    /// does not know.
     virtual bool translate(int32_t& code, std::string& message) const {
         return static_cast<void>(code), static_cast<void>(message), false;
     }
@@ -191,7 +197,8 @@ class Backend {
 template <class B>
 constexpr qp_entry make_entry(const char* name, const char* version, const char* formats) noexcept;
 
-/// The barrier for a function of an extension table of B's own: body(const B&) may throw; what it throws becomes the status and `error`.
+/// The barrier for a function of an extension table of B's own: body(const B&) may throw; what it throws becomes the
+/// status and `error`.
 template <class B, class Body>
 int32_t guard(const char* function, qp_error* error, Body&& body) noexcept;
 

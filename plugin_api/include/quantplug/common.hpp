@@ -1,4 +1,5 @@
-// common.hpp - what host.hpp and backend.hpp share: the exception, sized structs, text that is cut at a character's edge. C++11.
+// common.hpp - what host.hpp and backend.hpp share: the exception, sized structs, text that is cut at a character's
+// edge. C++11.
 #ifndef QUANTPLUG_COMMON_HPP
 #define QUANTPLUG_COMMON_HPP
 
@@ -24,9 +25,10 @@ class Error : public std::runtime_error {
 /// "INVALID_ARGUMENT" for QP_INVALID_ARGUMENT; "code out of range" for a number that is no status.
 inline const char* code_name(int32_t code) noexcept {
     static constexpr const char* names[] = {
-        "OK",          "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",  "DEADLINE_EXCEEDED",   "NOT_FOUND",
-        "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-        "UNIMPLEMENTED", "INTERNAL",     "UNAVAILABLE",       "DATA_LOSS"};
+        "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+        "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+        "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+        "DATA_LOSS"};
     return code >= QP_OK && code <= QP_DATA_LOSS ? names[code] : "code out of range";
 }
 
@@ -40,7 +42,8 @@ T make() noexcept {
     return out;
 }
 
-/// A copy of a struct of any size: fields beyond its struct_size are zero, fields that this header does not know are dropped.
+/// A copy of a struct of any size: fields beyond its struct_size are zero, fields that this header does not know are
+/// dropped.
 template <class T>
 T copy_sized(const T* in) noexcept {
     T out = make<T>();

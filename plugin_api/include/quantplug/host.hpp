@@ -1,34 +1,32 @@
-// host.hpp - the ABI for a host written in C++: plugins, models and detokenizers as objects, failures as exceptions. C++11, standard library only.
+// host.hpp - the ABI for a host in C++11: plugins, models and detokenizers as objects, failures as exceptions. Needs
+// the standard library only.
 //
 //   quantplug::Host host([](int32_t level, const char* line) { ... });
 //   quantplug::Plugin plugin(entry, host.table());          // `entry`: the symbol QP_ENTRY_SYMBOL of an opened library
 //   quantplug::Model model = plugin.load("/models/x", {{"ctx", "2048"}});
 //   quantplug::GenerateRequest request;
 //   request.prompt = model.tokenize("Once upon a time");
-//   model.generate(request, [](const qp_event& event) { fwrite(event.text, 1, event.text_size, stdout); return true; });
+//   model.generate(request, [](const qp_event& event) {
+//       fwrite(event.text, 1, event.text_size, stdout);
+//       return true;
+//   });
 //
-// Everything throws quantplug::Error. Callbacks return true to go on and false to cancel; an exception out of a callback cancels and
-// comes out of the call. Thread rules are those of the C headers. Objects keep alive what they came from, so that any order of
-// destruction is right; the library itself must stay mapped, and the qp_host alive, until the last of them is gone.
+// Everything throws quantplug::Error. Callbacks return true to go on and false to cancel; an exception out of a
+// callback cancels and comes out of the call. Thread rules are those of the C headers. Objects keep alive what they
+// came from, so that any order of destruction is right; the library itself must stay mapped, and the qp_host alive,
+// until the last of them is gone.
 #ifndef QUANTPLUG_HOST_HPP
 #define QUANTPLUG_HOST_HPP
 
-#include <quantplug/common.hpp>
-#include <quantplug/detail/complete.hpp>
-
-#include <exception>
 #include <functional>
 #include <memory>
+#include <quantplug/common.hpp>
+#include <quantplug/detail/host_state.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace quantplug {
-
-typedef std::vector<std::pair<std::string, std::string>> Options;   // key, value
-typedef std::function<bool(double fraction, const char* what)> ProgressFn;
-typedef std::function<bool(const qp_event& event)> EventFn;         // the event is borrowed for the call
-typedef std::function<bool(const char* json)> JsonEventFn;
 
 /// Why this entry cannot be used, as one sentence; empty: it can. Runs no code of the plugin.
 inline std::string entry_problem(const qp_entry* entry) {
@@ -38,8 +36,8 @@ inline std::string entry_problem(const qp_entry* entry) {
         return "the entry says it has " + std::to_string(entry->struct_size) + " bytes, and " +
                std::to_string(sizeof(qp_entry)) + " are expected: the plugin is damaged";
     if (entry->draft != QP_ABI_DRAFT)
-        return "the plugin was built for draft " + std::to_string(entry->draft) + " of the interface and this program for draft " +
-               std::to_string(QP_ABI_DRAFT) + ": rebuild the plugin";
+        return "the plugin was built for draft " + std::to_string(entry->draft) +
+               " of the interface and this program for draft " + std::to_string(QP_ABI_DRAFT) + ": rebuild the plugin";
     if (!entry->name) return "the entry has no name";
     for (size_t i = 0; i == 0 || entry->name[i]; ++i) {
         const char c = entry->name[i];
@@ -58,101 +56,6 @@ inline std::string entry_problem(const qp_entry* entry) {
                " bytes, too few or too many to hold the hooks up to generate: the plugin is damaged";
     return std::string();
 }
-
-namespace detail {
-
-/// A qp_error for one call, and the exception that it becomes.
-class Status {
- public:
-    Status() : error_(make<qp_error>()) {}
-    qp_error* get() { return &error_; }
-
-    void check(int32_t code, const char* hook) {
-        if (code == QP_OK) return;
-        error_.message[sizeof error_.message - 1] = '\0';
-        if (error_.message[0]) throw Error(code, error_.message);
-        throw Error(code, std::string(hook) + " failed with " + code_name(code) + " and gave no reason");
-    }
-
- private:
-    qp_error error_;
-};
-
-/// Carries a callback through C: an exception cancels, is kept, and is thrown again on the host's side.
-template <class Fn>
-struct Callback {
-    const Fn* fn;
-    std::exception_ptr thrown;
-
-    explicit Callback(const Fn& f) : fn(&f), thrown() {}
-
-    template <class... Args>
-    int32_t operator()(Args... args) noexcept {
-        if (thrown) return 1;
-        try {
-            return !*fn || (*fn)(args...) ? 0 : 1;
-        } catch (...) {
-            thrown = std::current_exception();
-            return 1;
-        }
-    }
-    void rethrow() const {
-        if (thrown) std::rethrow_exception(thrown);
-    }
-};
-
-inline int32_t QP_CALL on_progress(void* user, double fraction, const char* what) {
-    return (*static_cast<Callback<ProgressFn>*>(user))(fraction, what);
-}
-inline int32_t QP_CALL on_json(void* user, const char* json) { return (*static_cast<Callback<JsonEventFn>*>(user))(json); }
-
-/// An initialised plugin: deinit when the last Plugin, Model or session is gone.
-struct PluginState {
-    std::string name, version, formats;
-    qp_plugin table;
-
-    PluginState(const qp_entry* entry, const qp_host* host)
-        : name(entry->name), version(entry->version), formats(entry->formats), table(complete(entry->plugin)) {
-        Status status;
-        status.check(table.init(host, status.get()), "init");
-    }
-    ~PluginState() { table.deinit(nullptr); }
-    PluginState(const PluginState&) = delete;
-    PluginState& operator=(const PluginState&) = delete;
-};
-
-struct ModelState {
-    std::shared_ptr<PluginState> plugin;
-    qp_model* handle;
-
-    ModelState(std::shared_ptr<PluginState> p, qp_model* h) : plugin(std::move(p)), handle(h) {}
-    ~ModelState() {
-        if (handle) plugin->table.unload(handle, nullptr);
-    }
-    ModelState(const ModelState&) = delete;
-    ModelState& operator=(const ModelState&) = delete;
-};
-
-inline std::shared_ptr<PluginState> checked(const qp_entry* entry, const qp_host* host) {
-    const std::string problem = entry_problem(entry);
-    if (!problem.empty()) throw Error(QP_FAILED_PRECONDITION, problem);
-    return std::make_shared<PluginState>(entry, host);
-}
-
-/// qp_load_params over a folder and options; what it points to is the caller's.
-struct LoadParams {
-    std::vector<qp_option> options;
-    qp_load_params params;
-
-    LoadParams(const std::string& path, const Options& given) : options(), params(make<qp_load_params>()) {
-        for (const auto& option : given) options.push_back(qp_option{option.first.c_str(), option.second.c_str()});
-        params.path = path.c_str();
-        params.options = options.data();
-        params.n_options = static_cast<uint32_t>(options.size());
-    }
-};
-
-}  // namespace detail
 
 /// What a plugin is given; must outlive it. `log` may be called from any thread.
 class Host {
@@ -173,7 +76,7 @@ class Host {
         const Host* self = static_cast<const Host*>(context);
         try {
             if (self->log_ && text) self->log_(level, text);
-        } catch (...) {   // a line that cannot be logged is lost: nothing may unwind into the plugin
+        } catch (...) {  // a line that cannot be logged is lost: nothing may unwind into the plugin
         }
     }
     static const void* QP_CALL on_get_extension(void*, const char*) { return nullptr; }
@@ -185,7 +88,7 @@ class Host {
 /// qp_generate_params that owns what it points to.
 struct GenerateRequest {
     std::vector<int32_t> prompt;
-    qp_sampling sampling = make<qp_sampling>();   // nothing set: greedy
+    qp_sampling sampling = make<qp_sampling>();  // nothing set: greedy
     std::vector<std::string> stop;
     std::vector<int32_t> stop_ids;
     uint32_t max_tokens = 0;
@@ -202,13 +105,15 @@ struct GenerateRequest {
     GenerateRequest& set(uint64_t bit) { return sampling.set |= bit, *this; }
 };
 
-/// A loaded model; a copy is another reference to it. Unloaded by `unload`, or when the last reference, detokenizer and session is gone.
+/// A loaded model; a copy is another reference to it. Unloaded by `unload`, or when the last reference, detokenizer and
+/// session is gone.
 class Model {
  public:
     Model() : state_() {}
     explicit operator bool() const { return state_ && state_->handle; }
 
-    /// Cancels what runs and frees the model now. Refused while a detokenizer or session lives; then nothing has changed.
+    /// Cancels what runs and frees the model now. Refused while a detokenizer or session lives; then nothing has
+    /// changed.
     void unload() {
         detail::Status status;
         if (!*this) return;
@@ -232,7 +137,7 @@ class Model {
 
     /// Ids of a text. `flags`: QP_BOS_*, QP_SPECIAL_TEXT.
     std::vector<int32_t> tokenize(const std::string& text, uint32_t flags = QP_BOS_AUTO) const {
-        std::vector<int32_t> ids(text.size() + 16);   // nearly always enough, and then one call does
+        std::vector<int32_t> ids(text.size() + 16);  // nearly always enough, and then one call does
         return sized(ids, "tokenize", [&](int32_t* out, uint64_t capacity, uint64_t* n, qp_error* error) {
             return hooks().tokenize(handle(), text.data(), text.size(), flags, out, capacity, n, error);
         });
@@ -245,14 +150,16 @@ class Model {
         });
     }
 
-    /// Runs to the end and returns the final event without its borrowed pointers. A cancel is no exception: finish_reason tells.
+    /// Runs to the end and returns the final event without its borrowed pointers. A cancel is no exception:
+    /// finish_reason tells.
     qp_event generate(const qp_generate_params& params, const EventFn& on_event) const {
         detail::Status status;
         Generation generation(on_event);
         const int32_t code = hooks().generate(handle(), &params, &Model::on_generate, &generation, status.get());
         generation.callback.rethrow();
         if (code != QP_CANCELLED) status.check(code, "generate");
-        if (!generation.ended) generation.end.finish_reason = code == QP_CANCELLED ? QP_FINISH_CANCELLED : QP_FINISH_STOP;
+        if (!generation.ended)
+            generation.end.finish_reason = code == QP_CANCELLED ? QP_FINISH_CANCELLED : QP_FINISH_STOP;
         return generation.end;
     }
 
@@ -310,7 +217,7 @@ class Model {
 
     static int32_t QP_CALL on_generate(void* user, const qp_event* event) {
         Generation& generation = *static_cast<Generation*>(user);
-        qp_event copy = copy_sized(event);   // an older plugin's event is shorter
+        qp_event copy = copy_sized(event);  // an older plugin's event is shorter
         const int32_t answer = generation.callback(std::cref(copy));
         if (copy.kind == QP_EVENT_END) {
             copy.tokens = nullptr;
@@ -336,7 +243,8 @@ class Model {
             out.resize(static_cast<size_t>(n));
             if (code == QP_OK) return std::move(out);
         }
-        throw Error(QP_INTERNAL, std::string("the plugin's ") + hook + " does not keep to the size that it names: report it to its author");
+        throw Error(QP_INTERNAL, std::string("the plugin's ") + hook +
+                                     " does not keep to the size that it names: report it to its author");
     }
 
     explicit Model(std::shared_ptr<detail::ModelState> state) : state_(std::move(state)) {}
@@ -349,7 +257,8 @@ class Detokenizer {
  public:
     explicit Detokenizer(const Model& model, uint32_t flags = 0) : model_(model.state_), handle_(nullptr) {
         detail::Status status;
-        status.check(model.hooks().detokenizer_create(model.handle(), flags, &handle_, status.get()), "detokenizer_create");
+        status.check(model.hooks().detokenizer_create(model.handle(), flags, &handle_, status.get()),
+                     "detokenizer_create");
     }
     ~Detokenizer() { model_->plugin->table.detokenizer_destroy(handle_); }
     Detokenizer(const Detokenizer&) = delete;
@@ -359,7 +268,8 @@ class Detokenizer {
         detail::Status status;
         const char* text = nullptr;
         uint64_t size = 0;
-        status.check(model_->plugin->table.detokenizer_push(handle_, id, &text, &size, status.get()), "detokenizer_push");
+        status.check(model_->plugin->table.detokenizer_push(handle_, id, &text, &size, status.get()),
+                     "detokenizer_push");
         return std::string(text ? text : "", static_cast<size_t>(text ? size : 0));
     }
 
@@ -367,7 +277,8 @@ class Detokenizer {
         detail::Status status;
         const char* text = nullptr;
         uint64_t size = 0;
-        status.check(model_->plugin->table.detokenizer_finish(handle_, &text, &size, status.get()), "detokenizer_finish");
+        status.check(model_->plugin->table.detokenizer_finish(handle_, &text, &size, status.get()),
+                     "detokenizer_finish");
         return std::string(text ? text : "", static_cast<size_t>(text ? size : 0));
     }
 
@@ -379,7 +290,8 @@ class Detokenizer {
 /// quantplug.logits/1: the rows of one pass.
 class LogitsSession {
  public:
-    LogitsSession(const Model& model, const std::vector<int32_t>& ids) : model_(model.state_), table_(), handle_(nullptr) {
+    LogitsSession(const Model& model, const std::vector<int32_t>& ids)
+        : model_(model.state_), table_(), handle_(nullptr) {
         table_ = detail::extension<qp_logits>(model.hooks(), QP_EXT_LOGITS, model_->plugin->name);
         detail::Status status;
         status.check(table_.open(model.handle(), ids.data(), ids.size(), &handle_, status.get()), "logits open");
@@ -388,7 +300,8 @@ class LogitsSession {
     LogitsSession(const LogitsSession&) = delete;
     LogitsSession& operator=(const LogitsSession&) = delete;
 
-    /// False after the last row. `row` has n_vocab floats, the prediction after ids[position]; borrowed until the next call.
+    /// False after the last row. `row` has n_vocab floats, the prediction after ids[position]; borrowed until the next
+    /// call.
     bool next(const float*& row, uint64_t& position) {
         detail::Status status;
         const int32_t code = table_.next(handle_, &row, &position, status.get());
@@ -407,7 +320,11 @@ class LogitsSession {
 class Plugin {
  public:
     /// Throws FAILED_PRECONDITION with entry_problem's sentence, or what the plugin's init says.
-    Plugin(const qp_entry* entry, const qp_host* host) : state_(detail::checked(entry, host)) {}
+    Plugin(const qp_entry* entry, const qp_host* host) : state_() {
+        const std::string problem = entry_problem(entry);
+        if (!problem.empty()) throw Error(QP_FAILED_PRECONDITION, problem);
+        state_ = std::make_shared<detail::PluginState>(entry, host);
+    }
 
     const std::string& name() const { return state_->name; }
     const std::string& version() const { return state_->version; }
@@ -452,7 +369,8 @@ class Plugin {
     }
 
     /// A cancel by `progress` is Error with QP_CANCELLED.
-    Model load(const std::string& path, const Options& options = Options(), const ProgressFn& progress = ProgressFn()) const {
+    Model load(const std::string& path, const Options& options = Options(),
+               const ProgressFn& progress = ProgressFn()) const {
         detail::Status status;
         detail::LoadParams load_params(path, options);
         detail::Callback<ProgressFn> callback(progress);
@@ -463,7 +381,9 @@ class Plugin {
         if (code != QP_OK) model->handle = nullptr;
         callback.rethrow();
         status.check(code, "load");
-        if (!model->handle) throw Error(QP_INTERNAL, "load of plugin '" + name() + "' gave no model and no error: report it to its author");
+        if (!model->handle)
+            throw Error(QP_INTERNAL,
+                        "load of plugin '" + name() + "' gave no model and no error: report it to its author");
         return Model(std::move(model));
     }
 

@@ -2,13 +2,12 @@
 #ifndef QUANTPLUG_DETAIL_BARRIER_HPP
 #define QUANTPLUG_DETAIL_BARRIER_HPP
 
-#include <quantplug/backend.hpp>
-
 #include <atomic>
 #include <cstdio>
 #include <exception>
 #include <mutex>
 #include <new>
+#include <quantplug/backend.hpp>
 #include <string>
 
 #if defined(_WIN32)
@@ -36,13 +35,13 @@ inline int64_t process_id() noexcept {
 
 /// One for a plugin, constant-initialised and never destroyed.
 struct State {
-    std::mutex mutex;                          // init, deinit
+    std::mutex mutex;  // init, deinit
     std::atomic<const Backend*> backend{nullptr};
-    std::atomic<int64_t> first_pid{0};         // of the first init, for ever
+    std::atomic<int64_t> first_pid{0};  // of the first init, for ever
     std::atomic<uint32_t> inits{0};
-    std::atomic<uint32_t> running{0};          // calls inside the barrier
+    std::atomic<uint32_t> running{0};  // calls inside the barrier
     std::atomic<uint32_t> models{0};
-    qp_host host{};                            // written by the first init, read while inits > 0
+    qp_host host{};  // written by the first init, read while inits > 0
 
     bool forked() const noexcept {
         const int64_t pid = first_pid.load();
@@ -52,11 +51,12 @@ struct State {
 };
 
 inline Error called_after_fork(const char* hook) {
-    return Error(QP_FAILED_PRECONDITION, std::string(hook) + " called after fork: start a new process instead, a plugin does not survive fork");
+    return Error(QP_FAILED_PRECONDITION,
+                 std::string(hook) + " called after fork: start a new process instead, a plugin does not survive fork");
 }
 
-/// Inside a catch: the status of the exception, and its sentence into `error`, which may be null. A backend's own exceptions
-/// come through `backend`, which may be null.
+/// Inside a catch: the status of the exception, and its sentence into `error`, which may be null. A backend's own
+/// exceptions come through `backend`, which may be null.
 inline int32_t caught(const Backend* backend, const char* hook, qp_error* error) noexcept {
     const auto set = [&](int32_t code, const char* text, size_t size) {
         const int32_t status = code > QP_OK && code <= QP_DATA_LOSS ? code : QP_INTERNAL;
@@ -65,7 +65,9 @@ inline int32_t caught(const Backend* backend, const char* hook, qp_error* error)
     };
     const auto out_of_memory = [&] {
         char text[160];
-        const int n = std::snprintf(text, sizeof text, "out of memory in %s: free some, or ask for less (a shorter context, a smaller model)", hook);
+        const int n =
+            std::snprintf(text, sizeof text,
+                          "out of memory in %s: free some, or ask for less (a shorter context, a smaller model)", hook);
         return set(QP_RESOURCE_EXHAUSTED, text, static_cast<size_t>(n < 0 ? 0 : n));
     };
     try {
@@ -85,10 +87,15 @@ inline int32_t caught(const Backend* backend, const char* hook, qp_error* error)
         } catch (const std::exception& e) {
             char text[1024];
             const int n = std::snprintf(text, sizeof text, "%s failed: %s", hook, e.what());
-            return set(QP_INTERNAL, text, n < 0 ? 0 : n < static_cast<int>(sizeof text) ? static_cast<size_t>(n) : sizeof text - 1);
+            return set(QP_INTERNAL, text,
+                       n < 0                               ? 0
+                       : n < static_cast<int>(sizeof text) ? static_cast<size_t>(n)
+                                                           : sizeof text - 1);
         } catch (...) {
             char text[160];
-            const int n = std::snprintf(text, sizeof text, "%s failed with an exception of unknown type: report it to the plugin's author", hook);
+            const int n =
+                std::snprintf(text, sizeof text,
+                              "%s failed with an exception of unknown type: report it to the plugin's author", hook);
             return set(QP_INTERNAL, text, static_cast<size_t>(n < 0 ? 0 : n));
         }
     }
@@ -112,7 +119,8 @@ int32_t guarded(State& state, const char* hook, qp_error* error, Body&& body) no
     const Running running(state);
     try {
         if (state.forked()) throw called_after_fork(hook);
-        if (state.inits.load() == 0) throw Error(QP_FAILED_PRECONDITION, std::string(hook) + " called before init: call init first");
+        if (state.inits.load() == 0)
+            throw Error(QP_FAILED_PRECONDITION, std::string(hook) + " called before init: call init first");
         body(*state.backend.load());
         return QP_OK;
     } catch (...) {
@@ -124,7 +132,8 @@ int32_t guarded(State& state, const char* hook, qp_error* error, Body&& body) no
 
 template <class T>
 T* need(T* pointer, const char* hook, const char* argument) {
-    if (!pointer) throw Error(QP_INVALID_ARGUMENT, std::string(hook) + ": argument '" + argument + "' is null: give one");
+    if (!pointer)
+        throw Error(QP_INVALID_ARGUMENT, std::string(hook) + ": argument '" + argument + "' is null: give one");
     return pointer;
 }
 
@@ -173,8 +182,9 @@ void write_out(T* out, const char* hook, Fill&& fill) {
 
 inline void check_flags(uint32_t flags, uint32_t known, const char* hook) {
     if (flags & ~known)
-        throw Error(QP_INVALID_ARGUMENT, std::string(hook) + ": flags are " + std::to_string(flags) + ", and this plugin knows " +
-                                             std::to_string(known) + ": leave the others out");
+        throw Error(QP_INVALID_ARGUMENT, std::string(hook) + ": flags are " + std::to_string(flags) +
+                                             ", and this plugin knows " + std::to_string(known) +
+                                             ": leave the others out");
 }
 
 /// "outputs" in a size query: the size is set, and a buffer that is too small is refused untouched.

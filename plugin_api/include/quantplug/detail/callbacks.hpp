@@ -1,14 +1,15 @@
-// callbacks.hpp - the host's callbacks as a backend sees them: progress, JSON events, and the events of a generation. C++17.
+// callbacks.hpp - the host's callbacks as a backend sees them: progress, JSON events, and the events of a generation.
+// C++17.
 #ifndef QUANTPLUG_DETAIL_CALLBACKS_HPP
 #define QUANTPLUG_DETAIL_CALLBACKS_HPP
 
-#include <quantplug/common.hpp>
 #include <quantplug/ext/tools.h>
 #include <quantplug/generate.h>
 #include <quantplug/host.h>
 
 #include <atomic>
 #include <chrono>
+#include <quantplug/common.hpp>
 #include <string>
 #include <string_view>
 
@@ -24,7 +25,9 @@ struct State;
 struct GenerateCall;
 
 #if defined(__SSE__)
-inline void set_default_float_state() noexcept { _mm_setcsr(0x1f80); }   // all exceptions masked, nearest even, denormals kept
+inline void set_default_float_state() noexcept {
+    _mm_setcsr(0x1f80);
+}  // all exceptions masked, nearest even, denormals kept
 
 /// The caller's MXCSR comes back, whatever happens between.
 class FloatScope {
@@ -78,7 +81,8 @@ class JsonEvents {
  public:
     JsonEvents(qp_json_event_fn fn, void* user) noexcept : fn_(fn), user_(user) {}
 
-    /// False: cancelled; then throw Error(QP_CANCELLED, ...) soon. What is emitted after a cancel does not reach the host.
+    /// False: cancelled; then throw Error(QP_CANCELLED, ...) soon. What is emitted after a cancel does not reach the
+    /// host.
     bool emit(const std::string& json) {
         if (!stopped_ && fn_) {
             if (fn_(user_, json.c_str())) stopped_ = true;
@@ -108,8 +112,8 @@ class Emitter {
         return send(event);
     }
 
-    /// `n_tokens` tokens, with `n_top` entries that their first_top points into, and the text that is certain by now (whole
-    /// characters; 0 tokens with a text are allowed). False: cancelled.
+    /// `n_tokens` tokens, with `n_top` entries that their first_top points into, and the text that is certain by now
+    /// (whole characters; 0 tokens with a text are allowed). False: cancelled.
     bool tokens(const qp_token* tokens, uint32_t n_tokens, const qp_top* top, uint32_t n_top, std::string_view text) {
         if (n_tokens && !n_generated_) first_tokens_ = Clock::now();
         n_done_ = n_prompt_;

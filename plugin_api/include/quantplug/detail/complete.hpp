@@ -1,14 +1,15 @@
-// complete.hpp - copies of a plugin's tables in which every slot can be called: missing ones answer QP_UNIMPLEMENTED. C++11.
+// complete.hpp - copies of a plugin's tables in which every slot can be called: missing ones answer QP_UNIMPLEMENTED.
+// C++11.
 #ifndef QUANTPLUG_DETAIL_COMPLETE_HPP
 #define QUANTPLUG_DETAIL_COMPLETE_HPP
 
-#include <quantplug/common.hpp>
 #include <quantplug/ext/logits.h>
 #include <quantplug/ext/quantize.h>
 #include <quantplug/ext/score.h>
 #include <quantplug/ext/tools.h>
 #include <quantplug/plugin.h>
 
+#include <quantplug/common.hpp>
 #include <string>
 
 namespace quantplug {
@@ -60,12 +61,12 @@ Table whole_slots(const Table* in) noexcept {
     return out;
 }
 
-#define QUANTPLUG_FILL(table, hook)                        \
-    do {                                                   \
-        struct Name {                                      \
-            static const char* text() { return #hook; }    \
-        };                                                 \
-        ::quantplug::detail::fill<Name>((table).hook);     \
+#define QUANTPLUG_FILL(table, hook)                     \
+    do {                                                \
+        struct Name {                                   \
+            static const char* text() { return #hook; } \
+        };                                              \
+        ::quantplug::detail::fill<Name>((table).hook);  \
     } while (0)
 
 inline qp_plugin complete(const qp_plugin* in) noexcept {
@@ -121,11 +122,14 @@ inline qp_quantize complete(const qp_quantize* in) noexcept {
 
 #undef QUANTPLUG_FILL
 
-/// The completed table of extension `id`; throws UNIMPLEMENTED where the plugin has none, DATA_LOSS where its size is absurd.
+/// The completed table of extension `id`; throws UNIMPLEMENTED where the plugin has none, DATA_LOSS where its size is
+/// absurd.
 template <class Table>
 Table extension(const qp_plugin& hooks, const char* id, const std::string& plugin_name) {
     const Table* table = static_cast<const Table*>(hooks.get_extension(id));
-    if (!table) throw Error(QP_UNIMPLEMENTED, "plugin '" + plugin_name + "' has no extension " + id + ": use another plugin for this");
+    if (!table)
+        throw Error(QP_UNIMPLEMENTED,
+                    "plugin '" + plugin_name + "' has no extension " + id + ": use another plugin for this");
     const uint32_t size = table->struct_size;
     if (size < 8 || size > (1u << 16))
         throw Error(QP_DATA_LOSS, "extension " + std::string(id) + " of plugin '" + plugin_name + "' says it has " +

@@ -45,12 +45,13 @@ struct QUANTPLUG_HIDDEN Exports {
                 state.inits.store(inits - 1);
                 return QP_OK;
             }
-            state.inits.store(0);   // before the counts are read: a call that comes now is refused
+            state.inits.store(0);  // before the counts are read: a call that comes now is refused
             const uint32_t models = state.models.load(), running = state.running.load();
             if (models || running) {
                 state.inits.store(1);
                 throw Error(QP_FAILED_PRECONDITION, "deinit: " + std::to_string(models) + " models are loaded and " +
-                                                        std::to_string(running) + " calls are running: unload and wait for them first");
+                                                        std::to_string(running) +
+                                                        " calls are running: unload and wait for them first");
             }
             delete state.backend.exchange(nullptr);
             state.host = qp_host{};
@@ -103,7 +104,8 @@ struct QUANTPLUG_HIDDEN Exports {
             Progress progress(params->progress, params->user);
             auto made = std::make_unique<ModelHandle>();
             made->model = backend.load(read, progress);
-            if (!made->model) throw Error(QP_INTERNAL, "load gave no model and no error: report it to the plugin's author");
+            if (!made->model)
+                throw Error(QP_INTERNAL, "load gave no model and no error: report it to the plugin's author");
             made->info.bos_id = made->info.eos_id = -1;
             made->model->info(made->info);
             state.models.fetch_add(1);
@@ -134,8 +136,8 @@ struct QUANTPLUG_HIDDEN Exports {
         });
     }
 
-    static int32_t QP_CALL tokenize(qp_model* model, const char* text, uint64_t text_size, uint32_t flags, int32_t* ids, uint64_t capacity,
-                                    uint64_t* n_ids, qp_error* error) noexcept {
+    static int32_t QP_CALL tokenize(qp_model* model, const char* text, uint64_t text_size, uint32_t flags, int32_t* ids,
+                                    uint64_t capacity, uint64_t* n_ids, qp_error* error) noexcept {
         return guarded(state, "tokenize", error, [&](const Backend&) {
             *need(n_ids, "tokenize", "n_ids") = 0;
             ModelHandle& handle = ModelHandle::from(model, "tokenize");
@@ -151,20 +153,22 @@ struct QUANTPLUG_HIDDEN Exports {
         });
     }
 
-    static int32_t QP_CALL detokenize(qp_model* model, const int32_t* ids, uint64_t n_ids, uint32_t flags, char* text, uint64_t capacity,
-                                      uint64_t* text_size, qp_error* error) noexcept {
+    static int32_t QP_CALL detokenize(qp_model* model, const int32_t* ids, uint64_t n_ids, uint32_t flags, char* text,
+                                      uint64_t capacity, uint64_t* text_size, qp_error* error) noexcept {
         return guarded(state, "detokenize", error, [&](const Backend&) {
             *need(text_size, "detokenize", "text_size") = 0;
             ModelHandle& handle = ModelHandle::from(model, "detokenize");
             const ModelCall call(handle, "detokenize");
             if (n_ids) need(ids, "detokenize", "ids");
             check_flags(flags, QP_SPECIAL_TEXT | QP_BOS_ON | QP_BOS_OFF, "detokenize");
-            const std::string made = handle.model->detokenize({ids, static_cast<size_t>(n_ids)}, flags & QP_SPECIAL_TEXT);
+            const std::string made =
+                handle.model->detokenize({ids, static_cast<size_t>(n_ids)}, flags & QP_SPECIAL_TEXT);
             copy_out(made.data(), made.size(), text, capacity, text_size, "detokenize");
         });
     }
 
-    static int32_t QP_CALL detokenizer_create(qp_model* model, uint32_t flags, qp_detokenizer** out, qp_error* error) noexcept {
+    static int32_t QP_CALL detokenizer_create(qp_model* model, uint32_t flags, qp_detokenizer** out,
+                                              qp_error* error) noexcept {
         return guarded(state, "detokenizer_create", error, [&](const Backend&) {
             *need(out, "detokenizer_create", "out") = nullptr;
             ModelHandle& handle = ModelHandle::from(model, "detokenizer_create");
@@ -172,22 +176,27 @@ struct QUANTPLUG_HIDDEN Exports {
             check_flags(flags, QP_SPECIAL_TEXT | QP_BOS_ON | QP_BOS_OFF, "detokenizer_create");
             auto made = std::unique_ptr<DetokenizerHandle>(
                 new DetokenizerHandle{handle, handle.model->detokenizer(flags & QP_SPECIAL_TEXT), std::string()});
-            if (!made->detokenizer) throw Error(QP_INTERNAL, "detokenizer_create gave nothing and no error: report it to the plugin's author");
+            if (!made->detokenizer)
+                throw Error(QP_INTERNAL,
+                            "detokenizer_create gave nothing and no error: report it to the plugin's author");
             handle.add_child(1);
             *out = reinterpret_cast<qp_detokenizer*>(made.release());
         });
     }
 
-    static int32_t QP_CALL detokenizer_push(qp_detokenizer* detokenizer, int32_t id, const char** text, uint64_t* text_size,
-                                            qp_error* error) noexcept {
+    static int32_t QP_CALL detokenizer_push(qp_detokenizer* detokenizer, int32_t id, const char** text,
+                                            uint64_t* text_size, qp_error* error) noexcept {
         return guarded(state, "detokenizer_push", error, [&](const Backend&) {
-            lend(detokenizer, "detokenizer_push", text, text_size, [&](Detokenizer& object) { return object.push(id); });
+            lend(detokenizer, "detokenizer_push", text, text_size,
+                 [&](Detokenizer& object) { return object.push(id); });
         });
     }
 
-    static int32_t QP_CALL detokenizer_finish(qp_detokenizer* detokenizer, const char** text, uint64_t* text_size, qp_error* error) noexcept {
+    static int32_t QP_CALL detokenizer_finish(qp_detokenizer* detokenizer, const char** text, uint64_t* text_size,
+                                              qp_error* error) noexcept {
         return guarded(state, "detokenizer_finish", error, [&](const Backend&) {
-            lend(detokenizer, "detokenizer_finish", text, text_size, [&](Detokenizer& object) { return object.finish(); });
+            lend(detokenizer, "detokenizer_finish", text, text_size,
+                 [&](Detokenizer& object) { return object.finish(); });
         });
     }
 
@@ -202,12 +211,13 @@ struct QUANTPLUG_HIDDEN Exports {
 
     static int32_t QP_CALL generate(qp_model* model, const qp_generate_params* params, qp_event_fn on_event, void* user,
                                     qp_error* error) noexcept {
+        const FloatScope float_scope;  // around the final event too
         GenerateCall generation(on_event, user);
         const int32_t status = guarded(state, "generate", error, [&](const Backend& backend) {
             need(on_event, "generate", "on_event");
             ModelHandle& handle = ModelHandle::from(model, "generate");
             const ModelCall call(handle, "generate");
-            try {   // the final event is sent while unload still waits for this call
+            try {  // the final event is sent while unload still waits for this call
                 generation.read(handle, params);
                 const Turn turn(handle, "generate");
                 turn.check_cancel("generate");
@@ -233,8 +243,8 @@ struct QUANTPLUG_HIDDEN Exports {
 
     // ---- the extensions
 
-    static int32_t QP_CALL score(qp_model* model, const int32_t* ids, uint64_t n_ids, float* logprobs, qp_progress_fn progress, void* user,
-                                 qp_error* error) noexcept {
+    static int32_t QP_CALL score(qp_model* model, const int32_t* ids, uint64_t n_ids, float* logprobs,
+                                 qp_progress_fn progress, void* user, qp_error* error) noexcept {
         return guarded(state, "score", error, [&](const Backend&) {
             ModelHandle& handle = ModelHandle::from(model, "score");
             const ModelCall call(handle, "score");
@@ -260,17 +270,20 @@ struct QUANTPLUG_HIDDEN Exports {
             turn.check_cancel("logits open");
             auto made = std::unique_ptr<SessionHandle>(
                 new SessionHandle{handle, handle.model->open_logits(std::vector<int32_t>(view.begin(), view.end()))});
-            if (!made->session) throw Error(QP_INTERNAL, "logits open gave nothing and no error: report it to the plugin's author");
+            if (!made->session)
+                throw Error(QP_INTERNAL, "logits open gave nothing and no error: report it to the plugin's author");
             handle.add_child(1);
             *out = reinterpret_cast<qp_logits_session*>(made.release());
         });
     }
 
-    static int32_t QP_CALL logits_next(qp_logits_session* session, const float** row, uint64_t* position, qp_error* error) noexcept {
+    static int32_t QP_CALL logits_next(qp_logits_session* session, const float** row, uint64_t* position,
+                                       qp_error* error) noexcept {
         return guarded(state, "logits next", error, [&](const Backend&) {
             *need(row, "logits next", "row") = nullptr;
             *need(position, "logits next", "position") = 0;
             SessionHandle& object = *reinterpret_cast<SessionHandle*>(need(session, "logits next", "session"));
+            const ModelCall call(object.model, "logits next");
             const Turn turn(object.model, "logits next");
             if (!object.session->next(*row, *position)) throw Error(QP_NOT_FOUND, "logits next: that was the last row");
         });
@@ -281,7 +294,7 @@ struct QUANTPLUG_HIDDEN Exports {
         guarded(state, "logits close", nullptr, [&](const Backend&) {
             const std::unique_ptr<SessionHandle> object(reinterpret_cast<SessionHandle*>(session));
             ModelHandle& handle = object->model;
-            if (owned_here(handle)) {   // from a callback of the model: the queue is this thread's already
+            if (in_callback(handle)) {  // from a callback of the model: the queue is this thread's already
                 object->session.reset();
             } else {
                 const Turn turn(handle, "logits close");
@@ -294,13 +307,14 @@ struct QUANTPLUG_HIDDEN Exports {
     static int32_t QP_CALL tools_get(uint32_t index, qp_tool_info* out, qp_error* error) noexcept {
         return guarded(state, "tools get", error, [&](const Backend& backend) {
             write_out(out, "tools get", [&](qp_tool_info& full) {
-                if (!backend.tool(index, full)) throw Error(QP_NOT_FOUND, "there is no tool number " + std::to_string(index));
+                if (!backend.tool(index, full))
+                    throw Error(QP_NOT_FOUND, "there is no tool number " + std::to_string(index));
             });
         });
     }
 
-    static int32_t QP_CALL tools_run(const char* name, const char* arguments_json, qp_json_event_fn on_event, void* user,
-                                     qp_error* error) noexcept {
+    static int32_t QP_CALL tools_run(const char* name, const char* arguments_json, qp_json_event_fn on_event,
+                                     void* user, qp_error* error) noexcept {
         return guarded(state, "tools run", error, [&](const Backend& backend) {
             need(name, "tools run", "name");
             need(arguments_json, "tools run", "arguments_json");
@@ -308,7 +322,8 @@ struct QUANTPLUG_HIDDEN Exports {
             for (uint32_t i = 0;; ++i) {
                 qp_tool_info info = make<qp_tool_info>();
                 if (!backend.tool(i, info))
-                    throw Error(QP_NOT_FOUND, "unknown tool '" + std::string(name) + "': this plugin has " + (names.empty() ? "none" : names));
+                    throw Error(QP_NOT_FOUND, "unknown tool '" + std::string(name) + "': this plugin has " +
+                                                  (names.empty() ? "none" : names));
                 if (std::string_view(info.name) == name) break;
                 names.append(names.empty() ? "" : ", ").append(info.name);
             }
@@ -323,7 +338,8 @@ struct QUANTPLUG_HIDDEN Exports {
         });
     }
 
-    static int32_t QP_CALL quantize_run(const char* arguments_json, qp_json_event_fn on_event, void* user, qp_error* error) noexcept {
+    static int32_t QP_CALL quantize_run(const char* arguments_json, qp_json_event_fn on_event, void* user,
+                                        qp_error* error) noexcept {
         return guarded(state, "quantize run", error, [&](const Backend& backend) {
             need(arguments_json, "quantize run", "arguments_json");
             JsonEvents events(on_event, user);
@@ -333,10 +349,26 @@ struct QUANTPLUG_HIDDEN Exports {
 
     // ---- the tables
 
-    static constexpr qp_plugin table = {
-        sizeof(qp_plugin), 0,          init,      deinit,           probe,    list_load_options, inspect,            plan_memory,
-        load,              unload,     model_info, default_sampling, tokenize, detokenize,        detokenizer_create, detokenizer_push,
-        detokenizer_finish, detokenizer_destroy, generate, get_extension};
+    static constexpr qp_plugin table = {sizeof(qp_plugin),
+                                        0,
+                                        init,
+                                        deinit,
+                                        probe,
+                                        list_load_options,
+                                        inspect,
+                                        plan_memory,
+                                        load,
+                                        unload,
+                                        model_info,
+                                        default_sampling,
+                                        tokenize,
+                                        detokenize,
+                                        detokenizer_create,
+                                        detokenizer_push,
+                                        detokenizer_finish,
+                                        detokenizer_destroy,
+                                        generate,
+                                        get_extension};
     static constexpr qp_score score_table = {sizeof(qp_score), 0, score};
     static constexpr qp_logits logits_table = {sizeof(qp_logits), 0, logits_open, logits_next, logits_close};
     static constexpr qp_tools tools_table = {sizeof(qp_tools), 0, tools_get, tools_run};
@@ -346,17 +378,19 @@ struct QUANTPLUG_HIDDEN Exports {
     static LoadParams read_load_params(const Backend& backend, const qp_load_params* given, const char* hook) {
         const qp_load_params in = copy_sized(need_sized(given, hook, "params"));
         need(in.path, hook, "params.path");
-        if (!*in.path) throw Error(QP_INVALID_ARGUMENT, std::string(hook) + ": params.path is empty: give a model folder");
+        if (!*in.path)
+            throw Error(QP_INVALID_ARGUMENT, std::string(hook) + ": params.path is empty: give a model folder");
         if (in.n_options) need(in.options, hook, "params.options");
         std::vector<qp_option_info> known;
-        for (qp_option_info info = make<qp_option_info>(); backend.load_option(static_cast<uint32_t>(known.size()), info);
-             info = make<qp_option_info>())
+        for (qp_option_info info = make<qp_option_info>();
+             backend.load_option(static_cast<uint32_t>(known.size()), info); info = make<qp_option_info>())
             known.push_back(info);
         return {in.path, LoadOptions(std::move(known), in.options, in.n_options)};
     }
 
     template <class Call>
-    static void lend(qp_detokenizer* detokenizer, const char* hook, const char** text, uint64_t* text_size, Call&& call) {
+    static void lend(qp_detokenizer* detokenizer, const char* hook, const char** text, uint64_t* text_size,
+                     Call&& call) {
         *need(text, hook, "text") = "";
         *need(text_size, hook, "text_size") = 0;
         DetokenizerHandle& object = *reinterpret_cast<DetokenizerHandle*>(need(detokenizer, hook, "detokenizer"));
@@ -365,9 +399,9 @@ struct QUANTPLUG_HIDDEN Exports {
         *text_size = object.text.size();
     }
 
-    static bool owned_here(ModelHandle& model) {
+    static bool in_callback(ModelHandle& model) {
         const std::lock_guard<std::mutex> lock(model.mutex);
-        return model.owner == std::this_thread::get_id();
+        return model.calls_of_this_thread() > 0;
     }
 };
 
@@ -380,7 +414,7 @@ inline void Backend::log(int32_t level, std::string_view line) const noexcept {
         for (char& c : text)
             if (c == '\n' || c == '\r' || c == '\0') c = ' ';
         host_->log(host_->context, level, text.c_str());
-    } catch (...) {   // no memory for a line of log: it is lost
+    } catch (...) {  // no memory for a line of log: it is lost
     }
 }
 

@@ -2,10 +2,10 @@
 #ifndef QUANTPLUG_DETAIL_LOAD_OPTIONS_HPP
 #define QUANTPLUG_DETAIL_LOAD_OPTIONS_HPP
 
-#include <quantplug/common.hpp>
 #include <quantplug/options.h>
 
 #include <charconv>
+#include <quantplug/common.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,16 +21,17 @@ class LoadOptions {
     LoadOptions(std::vector<qp_option_info> known, const qp_option* given, size_t n_given) : known_(std::move(known)) {
         values_.resize(known_.size());
         set_.resize(known_.size());
-        for (size_t i = 0; i < known_.size(); ++i)
-            values_[i] = known_[i].default_value ? known_[i].default_value : "";
+        for (size_t i = 0; i < known_.size(); ++i) values_[i] = known_[i].default_value ? known_[i].default_value : "";
         for (size_t g = 0; g < n_given; ++g) {
             if (!given[g].key || !given[g].value)
-                throw Error(QP_INVALID_ARGUMENT, "load option number " + std::to_string(g) + " has a null key or value");
+                throw Error(QP_INVALID_ARGUMENT,
+                            "load option number " + std::to_string(g) + " has a null key or value");
             const size_t i = find(given[g].key);
             if (i == known_.size())
                 throw Error(QP_INVALID_ARGUMENT, "unknown load option '" + std::string(given[g].key) + "': " + names());
             if (set_[i])
-                throw Error(QP_INVALID_ARGUMENT, "load option '" + std::string(given[g].key) + "' is given twice: leave one out");
+                throw Error(QP_INVALID_ARGUMENT,
+                            "load option '" + std::string(given[g].key) + "' is given twice: leave one out");
             check(known_[i], given[g].value);
             values_[i] = given[g].value;
             set_[i] = true;
@@ -43,7 +44,8 @@ class LoadOptions {
     int64_t integer(std::string_view key) const {
         int64_t value = 0;
         if (!parse(text(key), value))
-            throw Error(QP_INTERNAL, "load option '" + std::string(key) + "' has the default '" + text(key) + "', which is no integer");
+            throw Error(QP_INTERNAL, "load option '" + std::string(key) + "' has the default '" + text(key) +
+                                         "', which is no integer");
         return value;
     }
 
@@ -92,7 +94,9 @@ class LoadOptions {
     }
     size_t index(std::string_view key) const {
         const size_t i = find(key);
-        if (i == known_.size()) throw Error(QP_INTERNAL, "the backend asked for load option '" + std::string(key) + "', which it does not list");
+        if (i == known_.size())
+            throw Error(QP_INTERNAL,
+                        "the backend asked for load option '" + std::string(key) + "', which it does not list");
         return i;
     }
 
