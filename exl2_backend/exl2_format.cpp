@@ -23,7 +23,9 @@ namespace {
 
 constexpr std::string_view weight_suffix = ".q_weight";
 
-bool is_float(StoredType type) { return type == StoredType::f16 || type == StoredType::bf16 || type == StoredType::f32; }
+bool is_float(StoredType type) {
+    return type == StoredType::f16 || type == StoredType::bf16 || type == StoredType::f32;
+}
 
 /// The first 2-D `.weight`, or null.
 const TensorInfo* first_plain_matrix(const ModelFolder& folder) {
@@ -62,19 +64,23 @@ std::vector<uint16_t> read_scales(const ModelFolder& folder, const Layout& layou
 /// What read_codes needs, kept alive by the source.
 struct Codes {
     std::vector<Group> groups;
-    std::vector<uint32_t> words;   // (R, n_stored)
+    std::vector<uint32_t> words;  // (R, n_stored)
     int64_t n_stored = 0, n_out = 0;
 
     kernels::Status read(int32_t row0, int32_t rows, uint8_t* out) const {
-        const auto next = std::upper_bound(groups.begin(), groups.end(), row0, [](int32_t row, const Group& g) { return row < g.row0; });
+        const auto next = std::upper_bound(groups.begin(), groups.end(), row0,
+                                           [](int32_t row, const Group& g) { return row < g.row0; });
         if (row0 < 0 || rows < 0 || next == groups.begin())
-            return kernels::Status::error(kernels::invalid_argument, engine::concat("codes of rows ", row0, " .. do not exist"));
+            return kernels::Status::error(kernels::invalid_argument,
+                                          engine::concat("codes of rows ", row0, " .. do not exist"));
         const Group& group = *(next - 1);
         if (rows > group.row0 + group.rows - row0)
-            return kernels::Status::error(kernels::invalid_argument,
-                                          engine::concat("codes of rows ", row0, " .. ", row0 + rows - 1, " were asked for across two groups"));
+            return kernels::Status::error(
+                kernels::invalid_argument,
+                engine::concat("codes of rows ", row0, " .. ", row0 + rows - 1, " were asked for across two groups"));
         for (int32_t r = 0; r < rows; ++r)
-            engine::get_code_row(engine::stream_bits(group.bits, row0 - group.row0 + r), words.data() + group.start * n_stored, n_stored,
+            engine::get_code_row(engine::stream_bits(group.bits, row0 - group.row0 + r),
+                                 words.data() + group.start * n_stored, n_stored,
                                  {out + int64_t(r) * n_out, size_t(n_out)});
         return {};
     }
@@ -93,11 +99,17 @@ engine::Probe Exl2Format::probe(const ModelFolder& folder) const {
     if (folder.has_suffix(weight_suffix)) return {90, "exl2", ""};
     if (std::string reason = engine::unsupported_format(folder); !reason.empty()) return {0, "", reason};
     if (folder.has_suffix(".qweight"))
-        return {0, "", engine::concat(folder.name(), " holds GPTQ matrices (.qweight) and no EXL2 ones (.q_weight): use the gptq backend")};
+        return {0, "",
+                engine::concat(folder.name(),
+                               " holds GPTQ matrices (.qweight) and no EXL2 ones (.q_weight): use the gptq backend")};
     const TensorInfo* matrix = first_plain_matrix(folder);
-    if (!matrix) return {0, "", engine::concat(folder.name(), " holds neither EXL2 matrices (.q_weight) nor plain ones (.weight)")};
+    if (!matrix)
+        return {0, "",
+                engine::concat(folder.name(), " holds neither EXL2 matrices (.q_weight) nor plain ones (.weight)")};
     if (!is_float(matrix->type))
-        return {0, "", engine::concat(where(folder, *matrix), " is ", matrix->describe(), ", where a plain folder has F16, BF16 or F32")};
+        return {0, "",
+                engine::concat(where(folder, *matrix), " is ", matrix->describe(),
+                               ", where a plain folder has F16, BF16 or F32")};
     return {50, "plain", ""};
 }
 
@@ -111,7 +123,8 @@ std::vector<engine::StoredModule> Exl2Format::modules(const ModelFolder& folder)
     for (const TensorInfo& tensor : folder.tensors()) {
         if (!tensor.name.ends_with(weight_suffix)) continue;
         const std::string module = tensor.name.substr(0, tensor.name.size() - weight_suffix.size());
-        const TensorInfo& inverse = folder.tensor(module + ".q_invperm", std::array<int64_t, 1>{-1}, std::array{StoredType::i32});
+        const TensorInfo& inverse =
+            folder.tensor(module + ".q_invperm", std::array<int64_t, 1>{-1}, std::array{StoredType::i32});
         int64_t n = tensor.shape.size() == 2 ? tensor.shape[1] : 0;
         if (inverse.shape[0] > INT32_MAX || n <= 0 || n > INT32_MAX)
             fail(Code::invalid_argument, where(folder, tensor), " is ", tensor.describe(), " with ", inverse.shape[0],

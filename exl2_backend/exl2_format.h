@@ -1,4 +1,5 @@
-// The reader of EXL2 folders; plain FP16, BF16 and FP32 folders are recognised too, since nothing in them needs a reader.
+// The reader of EXL2 folders; plain FP16, BF16 and FP32 folders are recognised too, since nothing in them needs a
+// reader.
 #pragma once
 
 #include <memory>

@@ -27,7 +27,7 @@ int32_t padded(int32_t n) { return (n + 31) / 32 * 32; }
 /// A group at work.
 struct Work {
     int32_t bits = 0, row0 = 0, rows = 0;
-    int64_t start = 0;   // word row
+    int64_t start = 0;  // word row
     ScaleGrid grid;
     GroupScales scales;
 };
@@ -35,11 +35,14 @@ struct Work {
 /// A tile of one group: up to 64 columns, zeros beyond the last.
 struct Tile {
     Tile(const WeightMatrix& weight, const Plan& plan, const Work& work, int32_t index)
-        : n0(index * tile_columns), columns(std::min(tile_columns, weight.n - n0)), x(size_t(work.rows) * tile_columns, 0.0f) {
-        weight.tile(std::span(plan.perm).subspan(size_t(work.row0), size_t(work.rows)), n0, columns, x.data(), tile_columns);
+        : n0(index * tile_columns),
+          columns(std::min(tile_columns, weight.n - n0)),
+          x(size_t(work.rows) * tile_columns, 0.0f) {
+        weight.tile(std::span(plan.perm).subspan(size_t(work.row0), size_t(work.rows)), n0, columns, x.data(),
+                    tile_columns);
     }
     int32_t n0, columns;
-    std::vector<float> x;   // (rows, 64)
+    std::vector<float> x;  // (rows, 64)
 };
 
 std::vector<std::byte> bytes_of(const auto& values) {
@@ -56,14 +59,18 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     bool quantizes_head() const override { return true; }
     int32_t bits(bool is_head) const override { return is_head ? head_bits_ : bits_; }
 
-    std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias, bool is_head) const override {
+    std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias,
+                                   bool is_head) const override {
         if (k % 32 != 0)
-            fail(Code::invalid_argument, "matrix ", module, " has ", k, " inputs, where EXL2 needs a multiple of 32: this model cannot become EXL2");
-        if (n > INT32_MAX - 31) fail(Code::invalid_argument, "matrix ", module, " has ", n, " outputs, which is too many");
+            fail(Code::invalid_argument, "matrix ", module, " has ", k,
+                 " inputs, where EXL2 needs a multiple of 32: this model cannot become EXL2");
+        if (n > INT32_MAX - 31)
+            fail(Code::invalid_argument, "matrix ", module, " has ", n, " outputs, which is too many");
         const int64_t n_groups = (int64_t(k) + group_size_ - 1) / group_size_, columns = padded(n);
         const int64_t word_rows = int64_t(k) * bits(is_head) / 32;
         if ((n_groups - 1) * group_size_ * bits(is_head) / 32 > 65535)
-            fail(Code::invalid_argument, "matrix ", module, " has ", k, " inputs, more than an EXL2 group table can hold at ", bits(is_head), " bits");
+            fail(Code::invalid_argument, "matrix ", module, " has ", k,
+                 " inputs, more than an EXL2 group table can hold at ", bits(is_head), " bits");
         std::vector<TensorDecl> out{{module + ".q_weight", StoredType::i32, {word_rows, columns}},
                                     {module + ".q_scale", StoredType::i32, {n_groups, columns / 8}},
                                     {module + ".q_invperm", StoredType::i32, {k}},
@@ -76,13 +83,15 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     std::vector<std::vector<std::byte>> quantize(const WeightMatrix& weight, std::span<const float> bias, bool is_head,
                                                  const engine::MatrixProgress& progress) const override {
         const Packed packed = round_to_nearest(weight, uniform_plan(weight.k, bits(is_head), group_size_), progress);
-        std::vector<std::vector<std::byte>> out{bytes_of(packed.q_weight), bytes_of(packed.q_scale), bytes_of(packed.q_invperm),
-                                                bytes_of(packed.q_scale_max), bytes_of(packed.q_groups)};
+        std::vector<std::vector<std::byte>> out{bytes_of(packed.q_weight), bytes_of(packed.q_scale),
+                                                bytes_of(packed.q_invperm), bytes_of(packed.q_scale_max),
+                                                bytes_of(packed.q_groups)};
         if (!bias.empty()) {
             std::vector<uint16_t> halves(size_t(padded(weight.n)));
             for (size_t i = 0; i < bias.size(); ++i) {
                 halves[i] = kernels::f32_to_f16(bias[i]);
-                if ((halves[i] & 0x7c00u) == 0x7c00u) fail(Code::out_of_range, "tensor ", weight.name, ".bias: ", bias[i], " does not fit FP16");
+                if ((halves[i] & 0x7c00u) == 0x7c00u)
+                    fail(Code::out_of_range, "tensor ", weight.name, ".bias: ", bias[i], " does not fit FP16");
             }
             out.push_back(bytes_of(halves));
         }
@@ -138,7 +147,8 @@ Packed round_to_nearest(const WeightMatrix& weight, const Plan& plan, const engi
         const Tile tile(weight, plan, works[g], int32_t(task % n_tiles));
         float* to = maxima.data() + g * size_t(weight.n) + tile.n0;
         for (int32_t r = 0; r < works[g].rows; ++r)
-            for (int32_t c = 0; c < tile.columns; ++c) to[c] = std::max(to[c], std::fabs(tile.x[size_t(r * tile_columns + c)]));
+            for (int32_t c = 0; c < tile.columns; ++c)
+                to[c] = std::max(to[c], std::fabs(tile.x[size_t(r * tile_columns + c)]));
     });
     for (size_t g = 0; g < n_groups; ++g)
         works[g].grid = make_grid(std::span(maxima).subspan(g * size_t(weight.n), size_t(weight.n)), works[g].bits);
@@ -166,8 +176,8 @@ Packed round_to_nearest(const WeightMatrix& weight, const Plan& plan, const engi
             for (size_t i = 0; i < sums.size(); ++i) sums[i] += errors[g * size_t(n_tiles) + size_t(tile)][i];
         work.scales = choose_scales(work.grid, sums);
         if ((work.scales.stored_maximum & 0x7c00u) == 0x7c00u)
-            fail(Code::out_of_range, "matrix ", weight.name, ": its weights in rows ", work.row0, " .. ", work.row0 + work.rows - 1,
-                 " are too large for FP16 scales");
+            fail(Code::out_of_range, "matrix ", weight.name, ": its weights in rows ", work.row0, " .. ",
+                 work.row0 + work.rows - 1, " are too large for FP16 scales");
         out.q_groups.push_back(uint16_t(work.bits));
         out.q_groups.push_back(uint16_t(work.start));
         out.q_scale_max.push_back(work.scales.stored_maximum);
@@ -187,8 +197,9 @@ Packed round_to_nearest(const WeightMatrix& weight, const Plan& plan, const engi
         codes.fill(uint8_t(1 << (work.bits - 1)));
         for (int32_t r = 0; r < work.rows; ++r) {
             for (int32_t c = 0; c < tile.columns; ++c)
-                codes[size_t(c)] = round_to_code(tile.x[size_t(r * tile_columns + c)],
-                                                 kernels::f16_to_f32(work.scales.scales[size_t(tile.n0 + c)]), work.bits);
+                codes[size_t(c)] =
+                    round_to_code(tile.x[size_t(r * tile_columns + c)],
+                                  kernels::f16_to_f32(work.scales.scales[size_t(tile.n0 + c)]), work.bits);
             engine::put_code_row(engine::stream_bits(work.bits, r), std::span(codes).first(columns),
                                  out.q_weight.data() + work.start * n_padded + tile.n0, n_padded);
         }

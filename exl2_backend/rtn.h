@@ -13,8 +13,8 @@ namespace quantplug::exl2 {
 
 /// Bit widths of runs of packed rows, and which input row each packed row is.
 struct Plan {
-    std::vector<kernels::QuantGroup> groups;   // widths fall; rows a multiple of 32 (16 for 2 bits)
-    std::vector<int32_t> perm;                 // (K) perm[packed row] = input row
+    std::vector<kernels::QuantGroup> groups;  // widths fall; rows a multiple of 32 (16 for 2 bits)
+    std::vector<int32_t> perm;                // (K) perm[packed row] = input row
 };
 
 /// Groups of one width, rows in order, the last group what is left.
@@ -30,7 +30,8 @@ struct Packed {
 };
 
 /// Scale search and rounding of every group. The same result whatever the number of threads.
-Packed round_to_nearest(const engine::WeightMatrix& weight, const Plan& plan, const engine::MatrixProgress& progress = {});
+Packed round_to_nearest(const engine::WeightMatrix& weight, const Plan& plan,
+                        const engine::MatrixProgress& progress = {});
 
 /// The quantiser of one request: method rtn, bits and head_bits 2, 3, 4, 5, 6, 8, group_size 32, 64, 128.
 std::unique_ptr<engine::MatrixQuantizer> make_quantizer(const engine::QuantizeRequest& request);

@@ -9,7 +9,8 @@ namespace quantplug::exl2 {
 
 namespace {
 
-// Adding and subtracting 1.5 * 2^23 rounds |v| < 2^22 to an integer, half to even; unlike std::rint it needs no SSE4.1 to be vectorised.
+// Adding and subtracting 1.5 * 2^23 rounds |v| < 2^22 to an integer, half to even; unlike std::rint it needs no SSE4.1
+// to be vectorised.
 constexpr float round_bias = 12582912.0f;
 
 float round_even(float v) { return (v + round_bias) - round_bias; }
@@ -39,7 +40,8 @@ float grid_factor(int32_t i) {
     return 0.7f * (1.0f - share) + 1.2f * share;
 }
 
-void add_errors(const float* x, int32_t rows, const float* steps, float largest, int32_t bits, std::array<double, grid_size>& errors) {
+void add_errors(const float* x, int32_t rows, const float* steps, float largest, int32_t bits,
+                std::array<double, grid_size>& errors) {
     // A power of two changes no rounding but that of subnormals, where the search does not matter.
     const float unit = std::exp2(float(-std::clamp(std::ilogb(largest), -100, 100)));
     const float low = float(-(1 << (bits - 1))), high = float((1 << (bits - 1)) - 1);

@@ -67,7 +67,8 @@ void read_group_size(const JsonObject& config, int32_t& out) {
     const auto value = integer(config, {"group_size", "q_group_size"});
     if (!value) return;
     if (*value < -1 || *value > (int64_t{1} << 24))
-        fail(Code::invalid_argument, config.where("group_size"), " is ", *value, ", where -1 or a number of rows is expected");
+        fail(Code::invalid_argument, config.where("group_size"), " is ", *value,
+             ", where -1 or a number of rows is expected");
     out = int32_t(*value);
 }
 
@@ -79,15 +80,17 @@ void read_bits(const JsonObject& config, int32_t& out) {
     out = int32_t(*value);
 }
 
-/// `dynamic` (GPTQModel) and `extra_config` (AutoRound): values by module. Which module a pattern means is not needed: shapes tell.
+/// `dynamic` (GPTQModel) and `extra_config` (AutoRound): values by module. Which module a pattern means is not needed:
+/// shapes tell.
 void read_overrides(const JsonObject& config, Config& out) {
     for (const char* key : {"dynamic", "extra_config"}) {
         const engine::Json* overrides = config.find(key);
-        if (!overrides || !overrides->is_object()) continue;   // `"dynamic": false` occurs
+        if (!overrides || !overrides->is_object()) continue;  // `"dynamic": false` occurs
         for (const auto& [pattern, values] : overrides->items()) {
             if (!values.is_object() || pattern.starts_with("-:")) continue;
             const JsonObject object(values, config.where(key));
-            if (const auto bits = object.integer("bits"); bits && *bits >= 2 && *bits <= 8) out.override_bits.push_back(int32_t(*bits));
+            if (const auto bits = object.integer("bits"); bits && *bits >= 2 && *bits <= 8)
+                out.override_bits.push_back(int32_t(*bits));
             if (const auto size = object.integer("group_size"); size && *size >= -1 && *size <= (int64_t{1} << 24))
                 out.override_group_sizes.push_back(int32_t(*size));
         }
@@ -104,14 +107,16 @@ void check_method(const JsonObject& config) {
             fail(Code::unimplemented, config.where(packing->key), " is \"", engine::printable(packing->value),
                  "\": of AutoRound's packings only auto_round:auto_gptq is read");
     } else if (method && method->value != "gptq" && method->value != "gptq_v2") {
-        fail(Code::unimplemented, config.where(method->key), " is \"", engine::printable(method->value), "\", which is not GPTQ");
+        fail(Code::unimplemented, config.where(method->key), " is \"", engine::printable(method->value),
+             "\", which is not GPTQ");
     }
     if (config.boolean("is_marlin_format").value_or(false))
         fail(Code::unimplemented, config.where("is_marlin_format"),
              " is true: Marlin's packing is not read, so get the model in the plain gptq one");
     const auto pack = text(config, {"pack_dtype"});
     if (pack && pack->value != "int32" && pack->value != "torch.int32")
-        fail(Code::unimplemented, config.where("pack_dtype"), " is \"", engine::printable(pack->value), "\", where only int32 is read");
+        fail(Code::unimplemented, config.where("pack_dtype"), " is \"", engine::printable(pack->value),
+             "\", where only int32 is read");
 }
 
 }  // namespace
@@ -140,13 +145,15 @@ Config read_config(const ModelFolder& folder) {
         said_by = &**level;
     }
     if (!format && config) {
-        if (const auto method = text(*config, {"quant_method", "method"}); method && method->value == "gptq_v2") format = method;
+        if (const auto method = text(*config, {"quant_method", "method"}); method && method->value == "gptq_v2")
+            format = method;
         said_by = &*config;
     }
     if (format)
         out.encoding = encoding_of(format->value, said_by->where(format->key));
     else
-        out.encoding = encoding_of(lower(folder.metadata("gptq_checkpoint_format")), "the header's gptq_checkpoint_format");
+        out.encoding =
+            encoding_of(lower(folder.metadata("gptq_checkpoint_format")), "the header's gptq_checkpoint_format");
     return out;
 }
 

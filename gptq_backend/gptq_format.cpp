@@ -25,7 +25,9 @@ namespace {
 
 constexpr std::string_view weight_suffix = ".qweight";
 
-std::string module_of(const TensorInfo& qweight) { return qweight.name.substr(0, qweight.name.size() - weight_suffix.size()); }
+std::string module_of(const TensorInfo& qweight) {
+    return qweight.name.substr(0, qweight.name.size() - weight_suffix.size());
+}
 
 /// Zero points of the groups that have rows, empty where all are 2^(bits-1).
 std::vector<uint8_t> select_zeros(const std::vector<uint8_t>& stored, const Layout& layout, const RowOrder& order) {
@@ -33,7 +35,8 @@ std::vector<uint8_t> select_zeros(const std::vector<uint8_t>& stored, const Layo
     std::vector<uint8_t> zeros;
     zeros.reserve(order.groups.size() * n);
     for (const int32_t group : order.stored_group)
-        zeros.insert(zeros.end(), stored.begin() + std::ptrdiff_t(size_t(group) * n), stored.begin() + std::ptrdiff_t((size_t(group) + 1) * n));
+        zeros.insert(zeros.end(), stored.begin() + std::ptrdiff_t(size_t(group) * n),
+                     stored.begin() + std::ptrdiff_t((size_t(group) + 1) * n));
     const uint8_t middle = uint8_t(1u << (layout.bits - 1));
     if (std::all_of(zeros.begin(), zeros.end(), [&](uint8_t zero) { return zero == middle; })) zeros.clear();
     return zeros;
@@ -50,8 +53,8 @@ std::vector<uint16_t> read_scales(const ModelFolder& folder, const Layout& layou
             const float value = stored[size_t(group) * n + column];
             const uint16_t half = kernels::f32_to_f16(value);
             if ((half & 0x7c00u) == 0x7c00u)
-                fail(Code::invalid_argument, where(folder, *layout.scales), ": the scale ", value, " of group ", group, ", column ", column,
-                     " does not fit FP16; quantise the model again");
+                fail(Code::invalid_argument, where(folder, *layout.scales), ": the scale ", value, " of group ", group,
+                     ", column ", column, " does not fit FP16; quantise the model again");
             scales.push_back(half);
         }
     return scales;
@@ -67,19 +70,20 @@ std::vector<float> read_bias(const ModelFolder& folder, const Layout& layout) {
 
 /// What read_codes needs, kept alive by the source.
 struct Codes {
-    std::vector<uint32_t> words;   // (ceil(K*bits/32), N), rows in input order
+    std::vector<uint32_t> words;  // (ceil(K*bits/32), N), rows in input order
     std::vector<int32_t> perm;
     int32_t bits = 0, k = 0, n = 0;
     bool planar = false;
 
     kernels::Status read(int32_t row0, int32_t rows, uint8_t* out) const {
         if (row0 < 0 || rows < 0 || rows > k - row0)
-            return kernels::Status::error(kernels::invalid_argument,
-                                          engine::concat("codes of ", rows, " rows from ", row0, " were asked for, the matrix has ", k));
+            return kernels::Status::error(
+                kernels::invalid_argument,
+                engine::concat("codes of ", rows, " rows from ", row0, " were asked for, the matrix has ", k));
         for (int32_t r = 0; r < rows; ++r) {
             const int64_t input = perm.empty() ? row0 + r : perm[size_t(row0 + r)];
-            engine::get_code_row(planar ? engine::planar_bits(bits, input) : engine::stream_bits(bits, input), words.data(), n,
-                                 {out + int64_t(r) * n, size_t(n)});
+            engine::get_code_row(planar ? engine::planar_bits(bits, input) : engine::stream_bits(bits, input),
+                                 words.data(), n, {out + int64_t(r) * n, size_t(n)});
         }
         return {};
     }
@@ -90,13 +94,14 @@ int64_t input_features(const ModelFolder& folder, const Config& config, const Te
     const std::string module = module_of(qweight);
     if (folder.has(module + ".g_idx"))
         return folder.tensor(module + ".g_idx", std::array<int64_t, 1>{-1}, std::array{StoredType::i32}).shape[0];
-    const TensorInfo& qzeros = folder.tensor(module + ".qzeros", std::array<int64_t, 2>{-1, -1}, std::array{StoredType::i32});
+    const TensorInfo& qzeros =
+        folder.tensor(module + ".qzeros", std::array<int64_t, 2>{-1, -1}, std::array{StoredType::i32});
     int32_t bits = 0;
     for (int32_t b = 2; b <= 8; ++b)
         if ((qweight.shape[1] * b + 31) / 32 == qzeros.shape[1] && (bits == 0 || b == config.bits)) bits = b;
     if (bits == 0)
-        fail(Code::invalid_argument, where(folder, qzeros), " is ", qzeros.describe(), ", which fits no width of ", qweight.name,
-             "; download the file again");
+        fail(Code::invalid_argument, where(folder, qzeros), " is ", qzeros.describe(), ", which fits no width of ",
+             qweight.name, "; download the file again");
     return qweight.shape[0] * 32 / bits;
 }
 
@@ -105,11 +110,17 @@ int64_t input_features(const ModelFolder& folder, const Config& config, const Te
 engine::Probe GptqFormat::probe(const ModelFolder& folder) const {
     if (std::string reason = engine::unsupported_format(folder); !reason.empty()) return {0, "", reason};
     const auto& tensors = folder.tensors();
-    const auto qweight = std::find_if(tensors.begin(), tensors.end(), [](const TensorInfo& t) { return t.name.ends_with(weight_suffix); });
+    const auto qweight = std::find_if(tensors.begin(), tensors.end(),
+                                      [](const TensorInfo& t) { return t.name.ends_with(weight_suffix); });
     if (qweight == tensors.end()) {
         if (folder.has_suffix(".q_weight"))
-            return {0, "", engine::concat(folder.name(), " holds EXL2 matrices (.q_weight) and no GPTQ ones (.qweight): use the exl2 backend")};
-        return {0, "", engine::concat(folder.name(), " holds no quantised tensors (.qweight): the exl2 backend loads plain folders")};
+            return {
+                0, "",
+                engine::concat(folder.name(),
+                               " holds EXL2 matrices (.q_weight) and no GPTQ ones (.qweight): use the exl2 backend")};
+        return {0, "",
+                engine::concat(folder.name(),
+                               " holds no quantised tensors (.qweight): the exl2 backend loads plain folders")};
     }
     try {
         read_config(folder);
@@ -118,8 +129,9 @@ engine::Probe GptqFormat::probe(const ModelFolder& folder) const {
     }
     const TensorInfo* scales = folder.find(module_of(*qweight) + ".scales");
     if (scales && scales->shape.size() == 2 && qweight->shape.size() == 2 && scales->shape[1] != qweight->shape[1])
-        return {0, "", engine::concat(where(folder, *qweight), " is ", qweight->describe(), " beside scales of ", scales->describe(),
-                                      ": it is packed along the outputs, as AWQ does, which is not GPTQ")};
+        return {0, "",
+                engine::concat(where(folder, *qweight), " is ", qweight->describe(), " beside scales of ",
+                               scales->describe(), ": it is packed along the outputs, as AWQ does, which is not GPTQ")};
     return {90, "gptq", ""};
 }
 

@@ -7,7 +7,8 @@
 
 namespace quantplug::gptq {
 
-/// Stateless; callable from any thread. Bits and groups come from each matrix's shapes, the configuration says only what zero points mean.
+/// Stateless; callable from any thread. Bits and groups come from each matrix's shapes, the configuration says only
+/// what zero points mean.
 class GptqFormat final : public engine::Format {
  public:
     const char* name() const override { return "gptq"; }

@@ -25,8 +25,9 @@ int32_t find_bits(const ModelFolder& folder, const Config& config, const Layout&
     for (int32_t bits = 2; bits <= 8; ++bits)
         if (words_for(layout.k, bits) == words && (found == 0 || bits == config.bits)) found = bits;
     if (found == 0)
-        fail(Code::invalid_argument, where(folder, *layout.qweight), " is ", layout.qweight->describe(), ", where a matrix of ", layout.k,
-             " inputs has ", layout.k, " * bits / 32 rows; check that config.json belongs to this model");
+        fail(Code::invalid_argument, where(folder, *layout.qweight), " is ", layout.qweight->describe(),
+             ", where a matrix of ", layout.k, " inputs has ", layout.k,
+             " * bits / 32 rows; check that config.json belongs to this model");
     return found;
 }
 
@@ -42,7 +43,8 @@ int64_t find_group_size(const ModelFolder& folder, const Config& config, const L
         if (fits(size)) return size;
     if (k % n_groups == 0) return k / n_groups;
     fail(Code::invalid_argument, where(folder, *layout.scales), " has ", n_groups, " groups for ", k,
-         " rows, which no group size gives, and the matrix has no g_idx; download the folder again with its quantize_config.json");
+         " rows, which no group size gives, and the matrix has no g_idx; download the folder again with its "
+         "quantize_config.json");
 }
 
 }  // namespace
@@ -56,7 +58,8 @@ Layout read_layout(const ModelFolder& folder, const Config& config, const std::s
     constexpr std::array i32{StoredType::i32};
     constexpr std::array any_float{StoredType::f16, StoredType::bf16, StoredType::f32};
     if (in_features <= 0 || out_features <= 0)
-        fail(Code::invalid_argument, "matrix ", module, ": ", in_features, " inputs and ", out_features, " outputs are no size of a matrix");
+        fail(Code::invalid_argument, "matrix ", module, ": ", in_features, " inputs and ", out_features,
+             " outputs are no size of a matrix");
 
     Layout layout;
     layout.k = in_features;
@@ -70,10 +73,11 @@ Layout read_layout(const ModelFolder& folder, const Config& config, const std::s
     if (folder.has(module + ".g_idx")) {
         layout.g_idx = &folder.tensor(module + ".g_idx", std::array<int64_t, 1>{in_features}, i32);
     } else if (config.bits != 0 && config.bits != layout.bits &&
-               std::find(config.override_bits.begin(), config.override_bits.end(), layout.bits) == config.override_bits.end()) {
+               std::find(config.override_bits.begin(), config.override_bits.end(), layout.bits) ==
+                   config.override_bits.end()) {
         // Without g_idx nothing but the width confirms the number of inputs.
-        fail(Code::invalid_argument, where(folder, *layout.qweight), " has ", layout.bits, " bits for ", layout.k, " inputs, where ",
-             config.name, " says ", config.bits, "; check that config.json belongs to this model");
+        fail(Code::invalid_argument, where(folder, *layout.qweight), " has ", layout.bits, " bits for ", layout.k,
+             " inputs, where ", config.name, " says ", config.bits, "; check that config.json belongs to this model");
     }
 
     layout.scales = &folder.tensor(module + ".scales", std::array<int64_t, 2>{-1, out_features}, any_float);
@@ -82,8 +86,10 @@ Layout read_layout(const ModelFolder& folder, const Config& config, const std::s
         fail(Code::invalid_argument, where(folder, *layout.scales), " has ", n_groups, " groups for ", layout.k,
              " rows; download the file again");
     layout.n_groups = int32_t(n_groups);
-    layout.qzeros = &folder.tensor(module + ".qzeros", std::array<int64_t, 2>{n_groups, words_for(layout.n, layout.bits)}, i32);
-    if (folder.has(module + ".bias")) layout.bias = &folder.tensor(module + ".bias", std::array<int64_t, 1>{out_features}, any_float);
+    layout.qzeros =
+        &folder.tensor(module + ".qzeros", std::array<int64_t, 2>{n_groups, words_for(layout.n, layout.bits)}, i32);
+    if (folder.has(module + ".bias"))
+        layout.bias = &folder.tensor(module + ".bias", std::array<int64_t, 1>{out_features}, any_float);
     for (const TensorInfo* tensor : {layout.qweight, layout.qzeros, layout.scales, layout.g_idx, layout.bias})
         if (tensor) layout.bytes += tensor->bytes;
     return layout;
@@ -97,8 +103,9 @@ RowOrder read_row_order(const ModelFolder& folder, const Config& config, const L
         for (size_t row = 0; row < group_of.size(); ++row) {
             const int32_t group = group_of[row];
             if (group < -n_groups || group >= n_groups)
-                fail(Code::invalid_argument, where(folder, *layout.g_idx), ": value ", group, " at index ", row, " is out of range, the matrix has ",
-                     n_groups, " groups; download the file again or quantise the model again");
+                fail(Code::invalid_argument, where(folder, *layout.g_idx), ": value ", group, " at index ", row,
+                     " is out of range, the matrix has ", n_groups,
+                     " groups; download the file again or quantise the model again");
             if (group < 0) group_of[row] += n_groups;
         }
     }
@@ -109,7 +116,7 @@ RowOrder read_row_order(const ModelFolder& folder, const Config& config, const L
         for (int32_t row = 0; row < k; ++row) group_of[size_t(row)] = int32_t(row / size);
     }
 
-    std::vector<int32_t> next(size_t(n_groups) + 1, 0);   // counting sort: first sorted row of every group
+    std::vector<int32_t> next(size_t(n_groups) + 1, 0);  // counting sort: first sorted row of every group
     for (const int32_t group : group_of) ++next[size_t(group) + 1];
     RowOrder order;
     for (int32_t group = 0; group < n_groups; ++group) {

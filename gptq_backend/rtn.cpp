@@ -21,12 +21,15 @@ using engine::WeightMatrix;
 
 namespace {
 
-constexpr int32_t tile_columns = 32;   // a multiple of 32 zero points fills whole words
+constexpr int32_t tile_columns = 32;  // a multiple of 32 zero points fills whole words
 
 struct Shape {
     int64_t k, n, group_size, n_groups;
     Shape(int32_t k_, int32_t n_, const RtnOptions& options)
-        : k(k_), n(n_), group_size(options.group_size < 0 ? k_ : options.group_size), n_groups((k + group_size - 1) / group_size) {}
+        : k(k_),
+          n(n_),
+          group_size(options.group_size < 0 ? k_ : options.group_size),
+          n_groups((k + group_size - 1) / group_size) {}
 };
 
 std::vector<std::byte> bytes_of(const auto& values) {
@@ -37,7 +40,7 @@ std::vector<std::byte> bytes_of(const auto& values) {
 
 /// Scale and zero point of one column of a group.
 struct Column {
-    uint16_t scale = 0;   // FP16 bits
+    uint16_t scale = 0;  // FP16 bits
     float zero = 0;
 };
 Column choose_scale(float lowest, float highest, const RtnOptions& options) {
@@ -65,15 +68,17 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     bool quantizes_head() const override { return false; }
     int32_t bits(bool) const override { return options_.bits; }
 
-    std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias, bool) const override {
+    std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias,
+                                   bool) const override {
         if (k % 32 != 0 || n % 32 != 0)
             fail(Code::invalid_argument, "matrix ", module, " has ", k, " inputs and ", n,
                  " outputs, where GPTQ needs multiples of 32: this model cannot become GPTQ");
         const Shape shape(k, n, options_);
-        std::vector<TensorDecl> out{{module + ".qweight", StoredType::i32, {shape.k * options_.bits / 32, shape.n}},
-                                    {module + ".qzeros", StoredType::i32, {shape.n_groups, shape.n * options_.bits / 32}},
-                                    {module + ".scales", StoredType::f16, {shape.n_groups, shape.n}},
-                                    {module + ".g_idx", StoredType::i32, {shape.k}}};
+        std::vector<TensorDecl> out{
+            {module + ".qweight", StoredType::i32, {shape.k * options_.bits / 32, shape.n}},
+            {module + ".qzeros", StoredType::i32, {shape.n_groups, shape.n * options_.bits / 32}},
+            {module + ".scales", StoredType::f16, {shape.n_groups, shape.n}},
+            {module + ".g_idx", StoredType::i32, {shape.k}}};
         if (has_bias) out.push_back({module + ".bias", StoredType::f16, {shape.n}});
         return out;
     }
@@ -81,12 +86,14 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     std::vector<std::vector<std::byte>> quantize(const WeightMatrix& weight, std::span<const float> bias, bool,
                                                  const engine::MatrixProgress& progress) const override {
         const Packed packed = round_to_nearest(weight, options_, progress);
-        std::vector<std::vector<std::byte>> out{bytes_of(packed.qweight), bytes_of(packed.qzeros), bytes_of(packed.scales), bytes_of(packed.g_idx)};
+        std::vector<std::vector<std::byte>> out{bytes_of(packed.qweight), bytes_of(packed.qzeros),
+                                                bytes_of(packed.scales), bytes_of(packed.g_idx)};
         if (!bias.empty()) {
             std::vector<uint16_t> halves(bias.size());
             for (size_t i = 0; i < bias.size(); ++i) {
                 halves[i] = kernels::f32_to_f16(bias[i]);
-                if ((halves[i] & 0x7c00u) == 0x7c00u) fail(Code::out_of_range, "tensor ", weight.name, ".bias: ", bias[i], " does not fit FP16");
+                if ((halves[i] & 0x7c00u) == 0x7c00u)
+                    fail(Code::out_of_range, "tensor ", weight.name, ".bias: ", bias[i], " does not fit FP16");
             }
             out.push_back(bytes_of(halves));
         }
@@ -95,18 +102,12 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
 
     engine::Json quantization_config() const override {
         // damp_percent has no meaning here, but readers refuse a configuration without a share between 0 and 1.
-        return {{"bits", options_.bits},
-                {"group_size", options_.group_size},
-                {"damp_percent", 0.01},
-                {"desc_act", false},
-                {"static_groups", false},
-                {"sym", options_.sym},
-                {"true_sequential", true},
-                {"lm_head", false},
-                {"quant_method", "gptq"},
-                {"checkpoint_format", "gptq"},
-                {"pack_dtype", "int32"},
-                {"meta", {{"quantizer", {"quantplug:" QP_KERNELS_VERSION}}}}};
+        return {{"bits", options_.bits},   {"group_size", options_.group_size},
+                {"damp_percent", 0.01},    {"desc_act", false},
+                {"static_groups", false},  {"sym", options_.sym},
+                {"true_sequential", true}, {"lm_head", false},
+                {"quant_method", "gptq"},  {"checkpoint_format", "gptq"},
+                {"pack_dtype", "int32"},   {"meta", {{"quantizer", {"quantplug:" QP_KERNELS_VERSION}}}}};
     }
     bool writes_quantize_config_file() const override { return true; }
     std::string file_stem() const override { return "model"; }
@@ -141,7 +142,8 @@ Packed round_to_nearest(const WeightMatrix& weight, const RtnOptions& options, c
             const int64_t group = task / n_tiles, row0 = group * shape.group_size, n0 = task % n_tiles * tile_columns;
             const size_t rows = size_t(std::min(shape.group_size, shape.k - row0));
             std::vector<float> x(rows * tile_columns);
-            weight.tile(std::span(all_rows).subspan(size_t(row0), rows), int32_t(n0), tile_columns, x.data(), tile_columns);
+            weight.tile(std::span(all_rows).subspan(size_t(row0), rows), int32_t(n0), tile_columns, x.data(),
+                        tile_columns);
             float scale[tile_columns], zero[tile_columns];
             for (int32_t c = 0; c < tile_columns; ++c) {
                 float lowest = 0, highest = 0;
@@ -151,11 +153,13 @@ Packed round_to_nearest(const WeightMatrix& weight, const RtnOptions& options, c
                 }
                 const Column column = choose_scale(lowest, highest, options);
                 if ((column.scale & 0x7c00u) == 0x7c00u)
-                    fail(Code::out_of_range, "matrix ", weight.name, ": the weights of output ", n0 + c, " are too large for an FP16 scale");
+                    fail(Code::out_of_range, "matrix ", weight.name, ": the weights of output ", n0 + c,
+                         " are too large for an FP16 scale");
                 out.scales[size_t(group * shape.n + n0 + c)] = column.scale;
                 scale[c] = kernels::f16_to_f32(column.scale);
                 zero[c] = column.zero;
-                engine::put_code(engine::stream_bits(bits, n0 + c), uint32_t(column.zero) - 1, out.qzeros.data() + group * zero_words);
+                engine::put_code(engine::stream_bits(bits, n0 + c), uint32_t(column.zero) - 1,
+                                 out.qzeros.data() + group * zero_words);
             }
             uint8_t codes[tile_columns];
             for (size_t r = 0; r < rows; ++r) {
@@ -163,7 +167,8 @@ Packed round_to_nearest(const WeightMatrix& weight, const RtnOptions& options, c
                     const float step = scale[c] == 0.0f ? 0.0f : x[r * tile_columns + size_t(c)] / scale[c];
                     codes[c] = uint8_t(std::nearbyint(std::clamp(step, -zero[c], levels - zero[c])) + zero[c]);
                 }
-                engine::put_code_row(engine::stream_bits(bits, row0 + int64_t(r)), codes, out.qweight.data() + n0, shape.n);
+                engine::put_code_row(engine::stream_bits(bits, row0 + int64_t(r)), codes, out.qweight.data() + n0,
+                                     shape.n);
             }
         },
         [&](int64_t finished) {

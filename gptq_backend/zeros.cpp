@@ -25,14 +25,15 @@ std::vector<uint8_t> read_zeros(const engine::ModelFolder& folder, const Config&
     const int32_t bits = layout.bits;
     const bool v1 = config.encoding == Encoding::v1 && !layout.planar;
 
-    uint32_t add = 0;   // to every field, modulo 2^bits
+    uint32_t add = 0;  // to every field, modulo 2^bits
     bool old_words = false;
     if (v1 && bits == 3) {
         const bool known_version = config.by_gptqmodel && (config.major > 0 || config.minor > 0);
         old_words = known_version && config.major < 7;
         if (!known_version) {
             old_words = true;
-            for (size_t i = 0; i < words.size() && old_words; ++i) old_words = words[i] == old_3bit_symmetric[i % row_words % 3];
+            for (size_t i = 0; i < words.size() && old_words; ++i)
+                old_words = words[i] == old_3bit_symmetric[i % row_words % 3];
         }
         add = old_words ? 0 : 1;
         if (old_words)
@@ -46,7 +47,8 @@ std::vector<uint8_t> read_zeros(const engine::ModelFolder& folder, const Config&
     std::vector<uint8_t> zeros(n_groups * n);
     const uint32_t mask = (1u << bits) - 1u;
     for (size_t column = 0; column < n; ++column) {
-        const engine::CodeBits at = layout.planar ? engine::planar_bits(bits, int64_t(column)) : engine::stream_bits(bits, int64_t(column));
+        const engine::CodeBits at =
+            layout.planar ? engine::planar_bits(bits, int64_t(column)) : engine::stream_bits(bits, int64_t(column));
         for (size_t g = 0; g < n_groups; ++g)
             zeros[g * n + column] = uint8_t((engine::get_code(at, words.data() + g * row_words) + add) & mask);
     }
@@ -55,14 +57,16 @@ std::vector<uint8_t> read_zeros(const engine::ModelFolder& folder, const Config&
     if (old_words && config.by_gptqmodel && config.major == 1 && n > 32) {
         bool missing = true;
         for (size_t g = 0; g < n_groups && missing; ++g)
-            missing = std::all_of(zeros.begin() + std::ptrdiff_t(g * n + 32), zeros.begin() + std::ptrdiff_t((g + 1) * n),
-                                  [](uint8_t zero) { return zero == 0; });
+            missing = std::all_of(zeros.begin() + std::ptrdiff_t(g * n + 32),
+                                  zeros.begin() + std::ptrdiff_t((g + 1) * n), [](uint8_t zero) { return zero == 0; });
         if (missing && !config.sym)
-            engine::fail(engine::Code::data_loss, where(folder, *layout.qzeros), " holds the zero points of its first 32 columns only, as GPTQModel ",
-                         config.major, ".", config.minor, " wrote them; quantise the model again with a newer version");
+            engine::fail(engine::Code::data_loss, where(folder, *layout.qzeros),
+                         " holds the zero points of its first 32 columns only, as GPTQModel ", config.major, ".",
+                         config.minor, " wrote them; quantise the model again with a newer version");
         if (missing)
             for (size_t g = 0; g < n_groups; ++g)
-                std::fill(zeros.begin() + std::ptrdiff_t(g * n + 32), zeros.begin() + std::ptrdiff_t((g + 1) * n), uint8_t{4});
+                std::fill(zeros.begin() + std::ptrdiff_t(g * n + 32), zeros.begin() + std::ptrdiff_t((g + 1) * n),
+                          uint8_t{4});
     }
     return zeros;
 }

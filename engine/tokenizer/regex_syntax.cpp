@@ -13,8 +13,9 @@ namespace {
 
 // Inside a class; White_Space. PCRE2's own \s has U+180E besides.
 constexpr std::string_view space_items = "\\t-\\r\\x{85}\\p{Z}";
-// Oniguruma counts Latin-1's superscripts and fractions as word characters, and none beyond.
-constexpr std::string_view word_items = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+constexpr std::string_view word_items = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Oniguruma's \w outside a class counts Latin-1's superscripts and fractions too, and none beyond.
+constexpr std::string_view lone_word_items = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 constexpr std::string_view hex_items = "0-9A-Fa-f";
 constexpr size_t nesting_limit = 200;
 
@@ -312,7 +313,7 @@ class Translator {
                 return set(space_items, c == 'S');
             case 'w':
             case 'W':
-                return set(word_items, c == 'W');
+                return set(lone_word_items, c == 'W');
             case 'h':
             case 'H':
                 return set(hex_items, c == 'H');
@@ -324,7 +325,7 @@ class Translator {
                 return;
             case 'b':
             case 'B': {
-                const std::string w = "[" + std::string(word_items) + "]";
+                const std::string w = "[" + std::string(lone_word_items) + "]";
                 out += c == 'b' ? "(?:(?<=" + w + ")(?!" + w + ")|(?<!" + w + ")(?=" + w + "))"
                                 : "(?:(?<=" + w + ")(?=" + w + ")|(?<!" + w + ")(?!" + w + "))";
                 return;

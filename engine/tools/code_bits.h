@@ -17,11 +17,12 @@ struct CodeBits {
     int32_t n_pieces = 0;
 };
 
-/// Code `index` of a little-endian bit stream: bits index*bits .. index*bits+bits-1, the least significant bit of a word first.
+/// Code `index` of a little-endian bit stream: bits index*bits .. index*bits+bits-1, the least significant bit of a
+/// word first.
 CodeBits stream_bits(int32_t bits, int64_t index);
 
-/// Code `index` of the planar layout (GPTQModel's gptq_p): 32 codes fill `bits` words, split in planes of 4, 2 and 1 bits (3-bit codes in 2 and 1);
-/// the low plane first, a plane of width w in w words. 2, 4 and 8 bits: as stream_bits.
+/// Code `index` of the planar layout (GPTQModel's gptq_p): 32 codes fill `bits` words, split in planes of 4, 2 and 1
+/// bits (3-bit codes in 2 and 1); the low plane first, a plane of width w in w words. 2, 4 and 8 bits: as stream_bits.
 CodeBits planar_bits(int32_t bits, int64_t index);
 
 /// One code.

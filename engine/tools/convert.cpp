@@ -17,7 +17,9 @@ constexpr uint64_t piece_values = uint64_t{1} << 18;
 
 }  // namespace
 
-bool is_float(StoredType type) { return type == StoredType::f16 || type == StoredType::bf16 || type == StoredType::f32; }
+bool is_float(StoredType type) {
+    return type == StoredType::f16 || type == StoredType::bf16 || type == StoredType::f32;
+}
 
 void to_f32(StoredType type, std::span<const std::byte> stored, std::span<float> out) {
     if (type == StoredType::f32) {
@@ -68,13 +70,15 @@ void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType
         to_f32(tensor.type, in, floats);
         const std::span<std::byte> out(converted.data(), n * to);
         if (!from_f32(floats, type, out))
-            fail(Code::out_of_range, "tensor ", tensor.name, " in ", folder.file_of(tensor), " holds values that ", name_of(type),
-                 " cannot: write the folder as F32");
+            fail(Code::out_of_range, "tensor ", tensor.name, " in ", folder.file_of(tensor), " holds values that ",
+                 name_of(type), " cannot: write the folder as F32");
         writer.write(tensor.name, out);
     }
 }
 
-std::string json_text(const Json& document) { return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
+std::string json_text(const Json& document) {
+    return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 void set_dtype(Json& config, std::string_view name) {
     bool found = false;

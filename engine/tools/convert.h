@@ -19,7 +19,8 @@ void to_f32(StoredType type, std::span<const std::byte> stored, std::span<float>
 /// Rounds to nearest, ties to even. False where a finite value becomes infinite.
 bool from_f32(std::span<const float> values, StoredType type, std::span<std::byte> out);
 
-/// Streams a tensor into the writer under the same name as `type` (its own: as it is). Refuses values that `type` cannot hold.
+/// Streams a tensor into the writer under the same name as `type` (its own: as it is). Refuses values that `type`
+/// cannot hold.
 void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType type, ShardedWriter& writer);
 
 /// The text of `document`, indented; invalid UTF-8 is replaced.

@@ -29,7 +29,7 @@ struct Matrix {
 struct Job {
     const Matrix* matrix = nullptr;
     const TensorInfo* tensor = nullptr;
-    uint64_t values = 0;   // for the progress
+    uint64_t values = 0;  // for the progress
 };
 
 void throw_on(const kernels::Status& status, const std::string& module) {
@@ -43,19 +43,19 @@ std::vector<std::byte> decode(const kernels::QuantSource& source, const std::str
     std::vector<std::byte> out(k * n * size);
     constexpr int32_t max_rows = 32;
     std::vector<uint16_t> rows(max_rows * n);
-    std::array<size_t, max_rows> input;   // input row of each decoded row
+    std::array<size_t, max_rows> input;  // input row of each decoded row
     for (int32_t row0 = 0; row0 < source.in_features; row0 += max_rows) {
         const int32_t count = std::min(max_rows, source.in_features - row0);
         throw_on(kernels::decode_f16(source, row0, count, rows.data()), module);
-        for (int32_t r = 0; r < count; ++r) input[size_t(r)] = size_t(source.perm.empty() ? row0 + r : source.perm[size_t(row0 + r)]);
+        for (int32_t r = 0; r < count; ++r)
+            input[size_t(r)] = size_t(source.perm.empty() ? row0 + r : source.perm[size_t(row0 + r)]);
         for (size_t column = 0; column < n; ++column)
             for (size_t r = 0; r < size_t(count); ++r) {
                 const uint16_t value = rows[r * n + column];
                 const size_t at = column * k + input[r];
                 if (type == StoredType::f16)
                     std::memcpy(out.data() + 2 * at, &value, 2);
-                else
-                    {
+                else {
                     const float wide = kernels::f16_to_f32(value);
                     std::memcpy(out.data() + 4 * at, &wide, 4);
                 }
@@ -64,7 +64,8 @@ std::vector<std::byte> decode(const kernels::QuantSource& source, const std::str
     return out;
 }
 
-void write_matrix(const Format& format, const ModelFolder& folder, const Matrix& matrix, StoredType type, ShardedWriter& writer) {
+void write_matrix(const Format& format, const ModelFolder& folder, const Matrix& matrix, StoredType type,
+                  ShardedWriter& writer) {
     const StoredModule& module = matrix.module;
     const kernels::QuantSource source = format.open(folder, module.name, module.in_features, module.out_features);
     throw_on(kernels::validate(source), module.name);
@@ -72,8 +73,14 @@ void write_matrix(const Format& format, const ModelFolder& folder, const Matrix&
     if (!matrix.has_bias) return;
     std::vector<std::byte> bias(source.bias.size() * size_of(type));
     if (!from_f32(source.bias, type, bias))
-        fail(Code::out_of_range, "tensor ", module.name, ".bias holds values that ", name_of(type), " cannot: write the folder as F32");
+        fail(Code::out_of_range, "tensor ", module.name, ".bias holds values that ", name_of(type),
+             " cannot: write the folder as F32");
     writer.write(module.name + ".bias", bias);
+}
+
+/// Tensors that are not quantised lose nothing: to F32 they are widened, otherwise they stay what they are.
+StoredType kept_type(StoredType stored, StoredType type) {
+    return is_float(stored) && type == StoredType::f32 ? type : stored;
 }
 
 std::string config_text(const ModelFolder& folder, StoredType type, bool has_head) {
@@ -93,10 +100,11 @@ std::string config_text(const ModelFolder& folder, StoredType type, bool has_hea
 
 }  // namespace
 
-DequantizeResult dequantize(const Format& format, const std::filesystem::path& in, const std::filesystem::path& out_path,
-                            const DequantizeOptions& options) {
+DequantizeResult dequantize(const Format& format, const std::filesystem::path& in,
+                            const std::filesystem::path& out_path, const DequantizeOptions& options) {
     if (options.type != StoredType::f16 && options.type != StoredType::f32)
-        fail(Code::invalid_argument, "a folder cannot be dequantised to ", name_of(options.type), ": choose f16 or f32");
+        fail(Code::invalid_argument, "a folder cannot be dequantised to ", name_of(options.type),
+             ": choose f16 or f32");
     const ModelFolder folder = ModelFolder::open(in);
     if (const Probe probe = format.probe(folder); probe.score <= 0) fail(Code::failed_precondition, probe.reason);
 
@@ -104,7 +112,8 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
     for (StoredModule& module : format.modules(folder)) {
         const std::string name = module.name;
         Matrix matrix{std::move(module)};
-        matrix.has_bias = format.describe(folder, name, matrix.module.in_features, matrix.module.out_features).shape.has_bias;
+        matrix.has_bias =
+            format.describe(folder, name, matrix.module.in_features, matrix.module.out_features).shape.has_bias;
         matrices.emplace(name, std::move(matrix));
     }
 
@@ -120,7 +129,7 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
     for (const TensorInfo& tensor : folder.tensors()) {
         const std::string parent = tensor.name.substr(0, std::min(tensor.name.rfind('.'), tensor.name.size()));
         if (const auto found = matrices.find(parent); found != matrices.end()) {
-            Matrix& matrix = found->second;   // all its tensors become one or two
+            Matrix& matrix = found->second;  // all its tensors become one or two
             if (std::exchange(matrix.declared, true)) continue;
             const int64_t k = matrix.module.in_features, n = matrix.module.out_features;
             declared.push_back({parent + ".weight", options.type, {n, k}});
@@ -133,7 +142,7 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
             fail(Code::unimplemented, "tensor ", tensor.name, " in ", folder.file_of(tensor), " is ", tensor.describe(),
                  ", a type that cannot be copied");
         has_head = has_head || tensor.name.ends_with("lm_head.weight");
-        declared.push_back({tensor.name, is_float(tensor.type) ? options.type : tensor.type, tensor.shape});
+        declared.push_back({tensor.name, kept_type(tensor.type, options.type), tensor.shape});
         add({nullptr, &tensor, 0}, tensor.count());
     }
 
@@ -150,13 +159,14 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
         if (job.matrix)
             write_matrix(format, folder, *job.matrix, options.type, writer);
         else
-            copy_tensor(folder, *job.tensor, is_float(job.tensor->type) ? options.type : job.tensor->type, writer);
+            copy_tensor(folder, *job.tensor, kept_type(job.tensor->type, options.type), writer);
         done += job.values;
     }
     result.bytes = writer.finish();
     if (const auto index = writer.index_json()) out.write_text("model.safetensors.index.json", *index);
     out.copy_side_files(folder.path());
-    if (options.progress && !options.progress(1.0, "done")) fail(Code::cancelled, "dequantising ", folder.name(), " was cancelled");
+    if (options.progress && !options.progress(1.0, "done"))
+        fail(Code::cancelled, "dequantising ", folder.name(), " was cancelled");
     out.commit();
     return result;
 }

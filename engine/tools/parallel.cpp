@@ -36,7 +36,7 @@ void parallel_for(int64_t count, const std::function<void(int64_t)>& task, const
         try {
             threads.emplace_back(work, false);
         } catch (const std::system_error&) {
-            break;   // a limit on threads: fewer do it too
+            break;  // a limit on threads: fewer do it too
         }
     }
     work(true);

@@ -23,15 +23,16 @@ constexpr std::string_view weight_suffix = ".weight";
 struct Job {
     const TensorInfo* tensor = nullptr;
     const TensorInfo* bias = nullptr;
-    std::string module;                      // empty: a copy
+    std::string module;  // empty: a copy
     bool is_head = false;
-    StoredType type = StoredType::unknown;   // of a copy
-    std::vector<TensorDecl> parts;           // of a matrix
+    StoredType type = StoredType::unknown;  // of a copy
+    std::vector<TensorDecl> parts;          // of a matrix
 };
 
 bool is_head_name(std::string_view module) {
     const std::string_view last = module.substr(module.rfind('.') + 1);
-    return module.find("layers.") == std::string_view::npos && (last == "lm_head" || last == "output" || last == "embed_out");
+    return module.find("layers.") == std::string_view::npos &&
+           (last == "lm_head" || last == "output" || last == "embed_out");
 }
 
 /// The embedding, and what its head would be called beside it; empty where there is none.
@@ -41,7 +42,8 @@ struct Embedding {
 };
 Embedding find_embedding(const ModelFolder& folder) {
     for (const TensorInfo& tensor : folder.tensors())
-        for (const std::string_view name : {"model.embed_tokens.weight", "model.tok_embeddings.weight", "transformer.wte.weight"}) {
+        for (const std::string_view name :
+             {"model.embed_tokens.weight", "model.tok_embeddings.weight", "transformer.wte.weight"}) {
             if (!tensor.name.ends_with(name) || tensor.shape.size() != 2 || !is_float(tensor.type)) continue;
             const std::string prefix = tensor.name.substr(0, tensor.name.size() - name.size());
             if (prefix.empty() || prefix.ends_with('.')) return {&tensor, prefix + "lm_head"};
@@ -52,7 +54,8 @@ Embedding find_embedding(const ModelFolder& folder) {
 int32_t checked_size(const TensorInfo& tensor, size_t dimension) {
     const int64_t size = tensor.shape[dimension];
     if (size <= 0 || size > std::numeric_limits<int32_t>::max())
-        fail(Code::invalid_argument, "tensor ", tensor.name, " is ", tensor.describe(), ", which is no size of a matrix");
+        fail(Code::invalid_argument, "tensor ", tensor.name, " is ", tensor.describe(),
+             ", which is no size of a matrix");
     return int32_t(size);
 }
 
@@ -66,7 +69,8 @@ std::vector<Job> plan(const ModelFolder& folder, const MatrixQuantizer& quantize
         job.is_head = is_head;
         const int32_t n = checked_size(tensor, 0), k = checked_size(tensor, 1);
         if (job.bias && (!is_float(job.bias->type) || job.bias->count() != uint64_t(n)))
-            fail(Code::invalid_argument, "tensor ", job.bias->name, " is ", job.bias->describe(), ", where ", n, " floats are expected");
+            fail(Code::invalid_argument, "tensor ", job.bias->name, " is ", job.bias->describe(), ", where ", n,
+                 " floats are expected");
         job.parts = quantizer.layout(module, k, n, job.bias != nullptr, is_head);
         job.module = std::move(module);
         jobs.push_back(std::move(job));
@@ -89,8 +93,9 @@ std::vector<Job> plan(const ModelFolder& folder, const MatrixQuantizer& quantize
         }
         if (tensor.name.ends_with(".bias")) {
             const TensorInfo* weight = folder.find(module + std::string(weight_suffix));
-            const bool taken = weight && (is_decoder_projection(*weight) ||
-                                          (quantizer.quantizes_head() && is_head_name(module) && weight->shape.size() == 2 && is_float(weight->type)));
+            const bool taken =
+                weight && (is_decoder_projection(*weight) || (quantizer.quantizes_head() && is_head_name(module) &&
+                                                              weight->shape.size() == 2 && is_float(weight->type)));
             if (taken) continue;
         }
         if (tensor.type == StoredType::unknown)
@@ -102,12 +107,13 @@ std::vector<Job> plan(const ModelFolder& folder, const MatrixQuantizer& quantize
         jobs.push_back(std::move(job));
     }
     if (!has_projection)
-        fail(Code::failed_precondition, folder.name(), " holds no projections of decoder layers (", "...layers.0.mlp.up_proj.weight and the like)",
-             ": nothing to quantise");
+        fail(Code::failed_precondition, folder.name(), " holds no projections of decoder layers (",
+             "...layers.0.mlp.up_proj.weight and the like)", ": nothing to quantise");
     if (!has_head && quantizer.quantizes_head()) {
         Embedding embedding = find_embedding(folder);
         if (!embedding.tensor)
-            fail(Code::failed_precondition, folder.name(), " holds neither lm_head.weight nor model.embed_tokens.weight: the head is missing");
+            fail(Code::failed_precondition, folder.name(),
+                 " holds neither lm_head.weight nor model.embed_tokens.weight: the head is missing");
         add_matrix(*embedding.tensor, std::move(embedding.head), true);
     }
     return jobs;
@@ -157,8 +163,9 @@ bool is_decoder_projection(const TensorInfo& tensor) {
     const std::string_view last = path.substr(path.rfind('.') + 1);
     // c_attn, c_proj, c_fc are stored transposed by GPT-2: left plain.
     if (last.starts_with("c_")) return false;
-    constexpr std::array<std::string_view, 12> names{"w1", "w2", "w3", "wo", "wqkv", "W_pack", "query_key_value", "dense", "dense_h_to_4h",
-                                                     "dense_4h_to_h", "fc1", "fc2"};
+    constexpr std::array<std::string_view, 12> names{
+        "w1",  "w2", "w3", "wo", "wqkv", "W_pack", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h",
+        "fc1", "fc2"};
     return last.ends_with("_proj") || std::find(names.begin(), names.end(), last) != names.end();
 }
 
@@ -180,13 +187,15 @@ void check_choice(std::string_view key, int32_t value, std::string_view format, 
     fail(Code::invalid_argument, key, " is ", value, ", where ", format, " has ", list);
 }
 
-QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& make, const std::function<bool(const QuantizeEvent&)>& on_event) {
+QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& make,
+                        const std::function<bool(const QuantizeEvent&)>& on_event) {
     const auto start = std::chrono::steady_clock::now();
     const std::unique_ptr<MatrixQuantizer> quantizer = make(request);
     const ModelFolder folder = ModelFolder::open(request.in);
     if (std::string reason = unsupported_format(folder); !reason.empty()) fail(Code::failed_precondition, reason);
     if (folder.has_suffix(".q_weight") || folder.has_suffix(".qweight"))
-        fail(Code::failed_precondition, folder.name(), " is quantised already: dequantize it first, or take the plain model");
+        fail(Code::failed_precondition, folder.name(),
+             " is quantised already: dequantize it first, or take the plain model");
     if (!folder.has_config()) fail(Code::not_found, folder.name(), " has no config.json: get the model again");
 
     const std::vector<Job> jobs = plan(folder, *quantizer);
@@ -226,7 +235,8 @@ QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& mak
         } else {
             values.resize(job.tensor->bytes);
             folder.read(*job.tensor, 0, values);
-            const WeightMatrix weight{job.module, int32_t(job.tensor->shape[1]), int32_t(job.tensor->shape[0]), job.tensor->type, values};
+            const WeightMatrix weight{job.module, int32_t(job.tensor->shape[1]), int32_t(job.tensor->shape[0]),
+                                      job.tensor->type, values};
             const std::vector<float> bias = job.bias ? folder.read_f32(job.bias->name) : std::vector<float>();
             auto last = std::chrono::steady_clock::now();
             const auto parts = quantizer->quantize(weight, bias, job.is_head, [&](double share) {
@@ -246,12 +256,14 @@ QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& mak
                 decoder_bits += 8.0 * double(bytes);
                 decoder_weights += double(job.tensor->count());
             }
-            emit({QuantizeEvent::layer, std::min(1.0, (done + cost(job)) / total), job.module, quantizer->bits(job.is_head)});
+            emit({QuantizeEvent::layer, std::min(1.0, (done + cost(job)) / total), job.module,
+                  quantizer->bits(job.is_head)});
         }
         done += cost(job);
     }
     result.bytes = writer.finish();
-    if (const auto index = writer.index_json(); index && quantizer->writes_index()) out.write_text("model.safetensors.index.json", *index);
+    if (const auto index = writer.index_json(); index && quantizer->writes_index())
+        out.write_text("model.safetensors.index.json", *index);
     out.copy_side_files(folder.path());
     out.commit();
     result.bits_per_weight = decoder_bits / decoder_weights;

@@ -18,11 +18,11 @@ namespace quantplug::engine {
 
 struct QuantizeRequest {
     std::filesystem::path in, out;
-    std::string method = "rtn";       // round to nearest
-    int32_t bits = 4;                 // of the decoder's matrices
-    int32_t group_size = 128;         // rows that share a scale; -1: all (GPTQ)
-    int32_t head_bits = 6;            // EXL2
-    bool sym = true;                  // GPTQ: zero points fixed at 2^(bits-1)
+    std::string method = "rtn";  // round to nearest
+    int32_t bits = 4;            // of the decoder's matrices
+    int32_t group_size = 128;    // rows that share a scale; -1: all (GPTQ)
+    int32_t head_bits = 6;       // EXL2
+    bool sym = true;             // GPTQ: zero points fixed at 2^(bits-1)
     uint64_t max_file_bytes = uint64_t{8} << 30;
 };
 
@@ -31,24 +31,25 @@ struct QuantizeResult {
     double bits_per_weight_head = 0;  // 0: the head is not quantised
     double seconds = 0;
     int64_t tensors = 0;
-    uint64_t bytes = 0;               // of all safetensors files
+    uint64_t bytes = 0;  // of all safetensors files
 };
 
 struct QuantizeEvent {
     enum Kind : uint8_t { progress, layer } kind = progress;
-    double fraction = 0;              // 0..1
-    std::string name;                 // of the tensor at work; of the matrix that is done
-    int32_t bits = 0;                 // layer
+    double fraction = 0;  // 0..1
+    std::string name;     // of the tensor at work; of the matrix that is done
+    int32_t bits = 0;     // layer
 };
 
 /// A matrix to be quantised: y = x W, stored as checkpoints do, (N, K) floats. Borrows the values.
 struct WeightMatrix {
-    std::string name;                 // module, for messages
-    int32_t k = 0, n = 0;             // in_features, out_features
+    std::string name;      // module, for messages
+    int32_t k = 0, n = 0;  // in_features, out_features
     StoredType type = StoredType::f16;
     std::span<const std::byte> values;
 
-    /// W[rows[i], n0 + j] into out[i * stride + j], i < rows.size(), j < columns. NaN and infinity are refused with their place.
+    /// W[rows[i], n0 + j] into out[i * stride + j], i < rows.size(), j < columns. NaN and infinity are refused with
+    /// their place.
     void tile(std::span<const int32_t> rows, int32_t n0, int32_t columns, float* out, int64_t stride) const;
 };
 
@@ -63,29 +64,33 @@ class MatrixQuantizer {
     virtual bool quantizes_head() const = 0;
     virtual int32_t bits(bool is_head) const = 0;
 
-    /// The tensors that a matrix becomes, from its shape alone. Refuses shapes that the format cannot hold; the message names the matrix.
-    virtual std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias, bool is_head) const = 0;
+    /// The tensors that a matrix becomes, from its shape alone. Refuses shapes that the format cannot hold; the message
+    /// names the matrix.
+    virtual std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias,
+                                           bool is_head) const = 0;
 
     /// Their bytes, in layout's order. The same bytes whatever the number of threads. `bias` is empty or (N).
-    virtual std::vector<std::vector<std::byte>> quantize(const WeightMatrix& weight, std::span<const float> bias, bool is_head,
-                                                         const MatrixProgress& progress) const = 0;
+    virtual std::vector<std::vector<std::byte>> quantize(const WeightMatrix& weight, std::span<const float> bias,
+                                                         bool is_head, const MatrixProgress& progress) const = 0;
 
     /// config.json's quantization_config, as the format's writers have it.
     virtual Json quantization_config() const = 0;
-    virtual bool writes_quantize_config_file() const = 0;   // the same object in quantize_config.json
-    virtual std::string file_stem() const = 0;              // "output", "model"
-    virtual bool writes_index() const = 0;                  // where there are several files
+    virtual bool writes_quantize_config_file() const = 0;  // the same object in quantize_config.json
+    virtual std::string file_stem() const = 0;             // "output", "model"
+    virtual bool writes_index() const = 0;                 // where there are several files
 };
 
 /// Makes the quantiser, or refuses the request: unknown methods and widths by name, with what there is.
 using MakeQuantizer = std::function<std::unique_ptr<MatrixQuantizer>(const QuantizeRequest&)>;
 
-/// Quantises the projections of every decoder layer (and the head, from the embedding where tied, if the format does) of a plain folder. What
-/// else there is is copied, F32 matrices as F16. Streams: memory holds one matrix and what it becomes. `on_event` false cancels.
-/// `out` is complete or absent.
-QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& make, const std::function<bool(const QuantizeEvent&)>& on_event = {});
+/// Quantises the projections of every decoder layer (and the head, from the embedding where tied, if the format does)
+/// of a plain folder. What else there is is copied, F32 matrices as F16. Streams: memory holds one matrix and what it
+/// becomes. `on_event` false cancels. `out` is complete or absent.
+QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& make,
+                        const std::function<bool(const QuantizeEvent&)>& on_event = {});
 
-/// Whether a tensor of a plain folder is a projection of a decoder layer: `....layers.3.mlp.up_proj.weight`, 2-D, float.
+/// Whether a tensor of a plain folder is a projection of a decoder layer: `....layers.3.mlp.up_proj.weight`, 2-D,
+/// float.
 bool is_decoder_projection(const TensorInfo& tensor);
 
 /// invalid_argument where the method is none of `known`.

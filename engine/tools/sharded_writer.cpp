@@ -16,7 +16,8 @@ uint64_t bytes_of(const TensorDecl& tensor) {
     return bytes;
 }
 
-ShardedWriter::ShardedWriter(std::filesystem::path folder, std::string stem, std::vector<TensorDecl> tensors, uint64_t max_file_bytes)
+ShardedWriter::ShardedWriter(std::filesystem::path folder, std::string stem, std::vector<TensorDecl> tensors,
+                             uint64_t max_file_bytes)
     : folder_(std::move(folder)), stem_(std::move(stem)) {
     files_.emplace_back();
     uint64_t in_file = 0;
@@ -60,7 +61,8 @@ void ShardedWriter::write(std::string_view name, std::span<const std::byte> byte
 uint64_t ShardedWriter::finish() {
     written_ += writer_->finish();
     writer_.reset();
-    if (current_ + 1 != files_.size()) fail(Code::internal, "file ", current_ + 2, " of ", files_.size(), " was never written");
+    if (current_ + 1 != files_.size())
+        fail(Code::internal, "file ", current_ + 2, " of ", files_.size(), " was never written");
     return written_;
 }
 

@@ -16,11 +16,12 @@
 
 namespace quantplug::engine {
 
-/// "<stem>.safetensors", or "<stem>-00001-of-00003.safetensors" where the tensors have more bytes than `max_file_bytes`. Memory: names
-/// and shapes. Not thread-safe. What is not finished leaves no file under its name.
+/// "<stem>.safetensors", or "<stem>-00001-of-00003.safetensors" where the tensors have more bytes than
+/// `max_file_bytes`. Memory: names and shapes. Not thread-safe. What is not finished leaves no file under its name.
 class ShardedWriter {
  public:
-    ShardedWriter(std::filesystem::path folder, std::string stem, std::vector<TensorDecl> tensors, uint64_t max_file_bytes);
+    ShardedWriter(std::filesystem::path folder, std::string stem, std::vector<TensorDecl> tensors,
+                  uint64_t max_file_bytes);
 
     /// Appends to a tensor, in pieces of any size; tensors of one file in any order, files in ascending order.
     void write(std::string_view name, std::span<const std::byte> bytes);

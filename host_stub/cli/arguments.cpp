@@ -1,7 +1,6 @@
 #include "host_stub/cli/arguments.h"
 
 #include <charconv>
-#include <map>
 #include <string_view>
 
 #include "host_stub/cli/failure.h"
@@ -72,16 +71,14 @@ void add_sampling_arguments(CLI::App& command, SamplingArguments& sampling) {
 }
 
 void add_bos(CLI::App& command, Bos& bos) {
-    static const std::map<std::string, Bos> kValues = {{"auto", Bos::kAuto}, {"on", Bos::kOn}, {"off", Bos::kOff}};
-    command.add_option("--bos", bos, "BOS first (default auto: as the tokenizer's own files say)")
-        ->transform(CLI::CheckedTransformer(kValues))
-        ->type_name("auto|on|off")
-        ->option_text("auto|on|off");
+    const auto set = [&bos](const std::string& value) { bos = value == "on" ? Bos::kOn : value == "off" ? Bos::kOff : Bos::kAuto; };
+    command.add_option_function<std::string>("--bos", set, "BOS first (default auto: as the tokenizer's own files say)")
+        ->check(CLI::IsMember({"auto", "on", "off"}));
 }
 
 void add_special(CLI::App& command, bool& special, const std::string& help) {
-    static const std::map<std::string, bool> kValues = {{"on", true}, {"off", false}};
-    command.add_option("--special", special, help)->transform(CLI::CheckedTransformer(kValues))->option_text("on|off");
+    const auto set = [&special](const std::string& value) { special = value == "on"; };
+    command.add_option_function<std::string>("--special", set, help)->check(CLI::IsMember({"on", "off"}));
 }
 
 std::vector<int32_t> parse_ids(const std::string& text) {

@@ -1,7 +1,7 @@
 // AVX2 + F16C. Sums, orders and roundings are portable.cpp's: same bits.
 //
 // standard: x and weights as 16-bit lanes, vpmaddwd: a plane's word gives rows (4q, 4q+1) and (4q+2, 4q+3) of its column, so that one broadcast
-// of two activations meets 8 columns. Up to 4 rows take the weights straight from the unpacking; more rows share a chunk unpacked to the stack.
+// of two activations meets 8 columns. 1, 2 or 4 rows take the weights straight from the unpacking; other numbers share a chunk unpacked to the stack.
 //
 // Static functions only, no std:: and no other inline functions: what is compiled here must not be linked into a machine without AVX2.
 #include <immintrin.h>
@@ -250,11 +250,10 @@ void many_rows(const uint8_t* codes, const TileGroups& tile, const ActView& x, i
 }
 
 template <int BITS>
-QP_INLINE void section_rows(const uint8_t* codes, const TileGroups& tile, const ActView& x, int32_t row0, int32_t rows, int32_t chunk, float* total) {
+void section_rows(const uint8_t* codes, const TileGroups& tile, const ActView& x, int32_t row0, int32_t rows, int32_t chunk, float* total) {
     switch (rows) {
         case 1: return few_rows<BITS, 1>(codes, tile, x, row0, chunk, total);
         case 2: return few_rows<BITS, 2>(codes, tile, x, row0, chunk, total);
-        case 3: return few_rows<BITS, 3>(codes, tile, x, row0, chunk, total);
         case 4: return few_rows<BITS, 4>(codes, tile, x, row0, chunk, total);
         default: return many_rows<BITS>(codes, tile, x, row0, rows, chunk, total);
     }
@@ -298,7 +297,7 @@ void product(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, 
 
 // A chunk as the format's FP16 values: weights (32 rows, 16 columns).
 template <int BITS>
-QP_INLINE void decode_chunk(const uint8_t* codes, __m256i zero0, __m256i zero1, __m256 scale0, __m256 scale1, float* weights) {
+void decode_chunk(const uint8_t* codes, __m256i zero0, __m256i zero1, __m256 scale0, __m256 scale1, float* weights) {
     const auto value = [](__m256i code, __m256i zero, __m256 scale) __attribute__((always_inline)) {
         const __m256 exact = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(code, zero)));
         return _mm256_cvtph_ps(_mm256_cvtps_ph(exact, _MM_FROUND_TO_NEAREST_INT));

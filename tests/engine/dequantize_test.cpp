@@ -1,8 +1,9 @@
 // Plain folders through dequantize: types, files, configuration, cancel. Quantised ones are in the backends' tests.
+#include "engine/tools/dequantize.h"
+
 #include <doctest/doctest.h>
 
 #include "engine/base/error.h"
-#include "engine/tools/dequantize.h"
 #include "kernels/half.h"
 #include "tests/support/plain_model.h"
 
@@ -15,11 +16,16 @@ class PlainFormat final : public engine::Format {
  public:
     const char* name() const override { return "plain"; }
     engine::Probe probe(const engine::ModelFolder& folder) const override {
-        return folder.has("nothing") ? engine::Probe{0, "", "the folder holds nothing"} : engine::Probe{50, "plain", ""};
+        return folder.has("nothing") ? engine::Probe{0, "", "the folder holds nothing"}
+                                     : engine::Probe{50, "plain", ""};
     }
     bool has(const engine::ModelFolder&, const std::string&) const override { return false; }
-    engine::StoredMatrix describe(const engine::ModelFolder&, const std::string&, int32_t, int32_t) const override { return {}; }
-    kernels::QuantSource open(const engine::ModelFolder&, const std::string&, int32_t, int32_t) const override { return {}; }
+    engine::StoredMatrix describe(const engine::ModelFolder&, const std::string&, int32_t, int32_t) const override {
+        return {};
+    }
+    kernels::QuantSource open(const engine::ModelFolder&, const std::string&, int32_t, int32_t) const override {
+        return {};
+    }
 };
 
 TEST_CASE("a plain folder changes its type; several files get an index") {
@@ -31,12 +37,13 @@ TEST_CASE("a plain folder changes its type; several files get an index") {
         for (const uint64_t limit : {uint64_t{1} << 30, uint64_t{50000}}) {
             const auto out = dir.path() / (std::to_string(int(type)) + "-" + std::to_string(limit));
             double last = -1;
-            const auto result = engine::dequantize(format, model.path(), out,
-                                                   {.type = type, .max_file_bytes = limit, .progress = [&](double fraction, const std::string&) {
-                                                        CHECK(fraction >= last);
-                                                        last = fraction;
-                                                        return true;
-                                                    }});
+            const auto result = engine::dequantize(
+                format, model.path(), out,
+                {.type = type, .max_file_bytes = limit, .progress = [&](double fraction, const std::string&) {
+                     CHECK(fraction >= last);
+                     last = fraction;
+                     return true;
+                 }});
             CHECK(last == 1.0);
             const auto folder = engine::ModelFolder::open(out);
             CHECK(std::filesystem::exists(out / "model.safetensors.index.json") == (limit == 50000));
@@ -67,11 +74,13 @@ TEST_CASE("what cannot be: values beyond FP16, a declined folder, a folder that 
     const auto out = dir.path() / "out";
     CHECK_THROWS_WITH(engine::dequantize(format, dir.path() / "in", out), doctest::Contains("a.weight"));
     CHECK(!std::filesystem::exists(out));
-    CHECK_THROWS_WITH(engine::dequantize(format, dir.path() / "in", out, {.type = StoredType::bf16}), doctest::Contains("BF16"));
+    CHECK_THROWS_WITH(engine::dequantize(format, dir.path() / "in", out, {.type = StoredType::bf16}),
+                      doctest::Contains("BF16"));
     for (int at = 1; at <= 3; ++at) {
         int calls = 0;
         CHECK_THROWS_AS(engine::dequantize(format, dir.path() / "in", out,
-                                           {.type = StoredType::f32, .progress = [&](double, const std::string&) { return ++calls < at; }}),
+                                           {.type = StoredType::f32,
+                                            .progress = [&](double, const std::string&) { return ++calls < at; }}),
                         engine::Error);
         CHECK(calls == at);
         CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 1);
@@ -83,8 +92,10 @@ TEST_CASE("what cannot be: values beyond FP16, a declined folder, a folder that 
     CHECK_THROWS_WITH(engine::dequantize(format, dir.path() / "in", out), doctest::Contains("not empty"));
 
     std::filesystem::create_directory(dir.path() / "declined");
-    write_tensor_file(dir.path() / "declined/model.safetensors", {{"nothing", make_tensor(StoredType::f32, {1}, std::vector<float>{1})}});
-    CHECK_THROWS_WITH(engine::dequantize(format, dir.path() / "declined", dir.path() / "x"), "the folder holds nothing");
+    write_tensor_file(dir.path() / "declined/model.safetensors",
+                      {{"nothing", make_tensor(StoredType::f32, {1}, std::vector<float>{1})}});
+    CHECK_THROWS_WITH(engine::dequantize(format, dir.path() / "declined", dir.path() / "x"),
+                      "the folder holds nothing");
 }
 
 }  // namespace

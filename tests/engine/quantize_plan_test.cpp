@@ -59,7 +59,9 @@ TEST_CASE("codes: what is put is read back, and fills exactly its words") {
             std::vector<uint8_t> codes(rows * columns);
             for (uint8_t& code : codes) code = uint8_t(random() % (1u << bits));
             std::vector<uint32_t> packed(words * stride), full(words * stride);
-            const auto at = [&](size_t row) { return planar ? engine::planar_bits(bits, int64_t(row)) : engine::stream_bits(bits, int64_t(row)); };
+            const auto at = [&](size_t row) {
+                return planar ? engine::planar_bits(bits, int64_t(row)) : engine::stream_bits(bits, int64_t(row));
+            };
             const std::vector<uint8_t> ones(columns, uint8_t((1 << bits) - 1));
             for (size_t row = 0; row < rows; ++row) {
                 engine::put_code_row(at(row), std::span(codes).subspan(row * columns, columns), packed.data(), stride);
@@ -83,8 +85,14 @@ TEST_CASE("parallel_for: every task once; the first exception comes out, and pol
     engine::parallel_for(1000, [&](int64_t i) { ++seen[size_t(i)]; });
     for (const auto& count : seen) REQUIRE(count == 1);
     engine::parallel_for(0, [&](int64_t) { FAIL("no task"); });
-    CHECK_THROWS_WITH(engine::parallel_for(100, [](int64_t i) { if (i == 7) engine::fail(engine::Code::internal, "seven"); }), "seven");
-    CHECK_THROWS_WITH(engine::parallel_for(1 << 30, [](int64_t) {}, [](int64_t) { engine::fail(engine::Code::cancelled, "stop"); }), "stop");
+    CHECK_THROWS_WITH(engine::parallel_for(100,
+                                           [](int64_t i) {
+                                               if (i == 7) engine::fail(engine::Code::internal, "seven");
+                                           }),
+                      "seven");
+    CHECK_THROWS_WITH(engine::parallel_for(
+                          1 << 30, [](int64_t) {}, [](int64_t) { engine::fail(engine::Code::cancelled, "stop"); }),
+                      "stop");
 }
 
 }  // namespace

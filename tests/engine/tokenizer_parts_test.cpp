@@ -91,7 +91,8 @@ TEST_CASE("expressions without a counterpart are refused by name") {
     refused("[a[^b]]", "negated class inside a class");
     refused("[\\W]", "\\W inside a class");
     refused("[a&&b]", "intersection");
-    refused("\\p{No Such Thing}", "NoSuchThing");
+    refused("\\p{Nonsense}", "does not compile");
+    refused("\\p{In_1}", "the property 'In_1'");
     refused("(a", "does not compile");
     refused("a)", "closing parenthesis");
     refused("*a", "nothing to repeat");

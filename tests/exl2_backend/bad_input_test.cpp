@@ -23,7 +23,9 @@ std::string with(const std::function<void(Tensors&)>& change, int32_t k = 128, i
 }
 
 std::string with_groups(const std::vector<uint16_t>& table) {
-    return with([&](Tensors& tensors) { tensors["m.q_groups"] = make_tensor(StoredType::i16, {int64_t(table.size())}, table); });
+    return with([&](Tensors& tensors) {
+        tensors["m.q_groups"] = make_tensor(StoredType::i16, {int64_t(table.size())}, table);
+    });
 }
 
 void check_names(const std::string& message, const std::string& part) {
@@ -32,27 +34,29 @@ void check_names(const std::string& message, const std::string& part) {
     CHECK(message.find("not an engine::Error") == std::string::npos);
 }
 
-TEST_CASE("the unchanged matrix is accepted") { CHECK(with([](Tensors&) {}) == ""); }
+TEST_CASE("the unchanged matrix is accepted") {
+    CHECK(with([](Tensors&) {}) == "");
+}
 
 TEST_CASE("group tables that make no sense") {
     for (const std::vector<uint16_t>& table : std::vector<std::vector<uint16_t>>{
              {},
              {4},
              {4, 0, 3, 4, 3},
-             {7, 0, 3, 4, 3, 7, 3, 10},         // no 7 bits
+             {7, 0, 3, 4, 3, 7, 3, 10},  // no 7 bits
              {1, 0, 3, 4, 3, 7, 3, 10},
              {9, 0, 3, 4, 3, 7, 3, 10},
              {0, 0, 3, 4, 3, 7, 3, 10},
              {65535, 0, 3, 4, 3, 7, 3, 10},
-             {3, 0, 4, 3, 3, 7, 3, 10},         // rising width
-             {4, 1, 3, 4, 3, 7, 3, 10},         // does not start at 0
-             {4, 0, 3, 4, 3, 4, 3, 10},         // start does not rise
+             {3, 0, 4, 3, 3, 7, 3, 10},  // rising width
+             {4, 1, 3, 4, 3, 7, 3, 10},  // does not start at 0
+             {4, 0, 3, 4, 3, 4, 3, 10},  // start does not rise
              {4, 0, 3, 7, 3, 4, 3, 10},
-             {4, 0, 3, 4, 3, 7, 3, 13},         // starts at the end
-             {4, 0, 3, 4, 3, 7, 3, 65535},      // starts beyond the end
-             {4, 0, 3, 4, 3, 8, 3, 10},         // words that no number of rows fills
+             {4, 0, 3, 4, 3, 7, 3, 13},     // starts at the end
+             {4, 0, 3, 4, 3, 7, 3, 65535},  // starts beyond the end
+             {4, 0, 3, 4, 3, 8, 3, 10},     // words that no number of rows fills
              {4, 0, 3, 5, 3, 8, 3, 11},
-             {4, 0, 4, 4, 3, 8},                // does not add up
+             {4, 0, 4, 4, 3, 8},  // does not add up
              {8, 0, 8, 12},
              {2, 0, 2, 1},
          })
@@ -60,7 +64,7 @@ TEST_CASE("group tables that make no sense") {
 }
 
 TEST_CASE("a group too many or too few beside good scales") {
-    check_names(with_groups({4, 0, 3, 4}), "m.q_scale");   // one long last group: the table is good, the scales are not
+    check_names(with_groups({4, 0, 3, 4}), "m.q_scale");  // one long last group: the table is good, the scales are not
     check_names(with([](Tensors& t) { t["m.q_scale_max"] = reshaped(t["m.q_scale_max"], {5}); }), "m.q_scale_max");
 }
 
@@ -81,8 +85,10 @@ TEST_CASE("every tensor missing, of another type, of another shape") {
     check_names(with([](Tensors& t) { t["m.q_weight"] = reshaped(t["m.q_weight"], {13, 0}); }), "m.q_weight");
     check_names(with([](Tensors& t) { t["m.q_scale"] = reshaped(t["m.q_scale"], {4, 15}); }), "m.q_scale");
     check_names(with([](Tensors& t) { t["m.q_invperm"] = reshaped(t["m.q_invperm"], {127}); }), "m.q_invperm");
-    check_names(with([](Tensors& t) { t["m.bias"] = make_tensor(StoredType::f16, {100}, std::vector<uint16_t>(100)); }), "m.bias");
-    check_names(with([](Tensors& t) { t["m.bias"] = make_tensor(StoredType::i32, {128}, std::vector<int32_t>(128)); }), "m.bias");
+    check_names(with([](Tensors& t) { t["m.bias"] = make_tensor(StoredType::f16, {100}, std::vector<uint16_t>(100)); }),
+                "m.bias");
+    check_names(with([](Tensors& t) { t["m.bias"] = make_tensor(StoredType::i32, {128}, std::vector<int32_t>(128)); }),
+                "m.bias");
 }
 
 TEST_CASE("other sizes than the architecture's") {
@@ -100,7 +106,8 @@ TEST_CASE("values: a row order that is none, scales and biases that are no numbe
     };
     for (const int32_t value : {-1, 128, INT32_MIN, INT32_MAX})
         check_names(with([&](Tensors& t) { set(t, "m.q_invperm", 5, value); }), "m.q_invperm");
-    check_names(with([&](Tensors& t) { set(t, "m.q_invperm", 5, t["m.q_invperm"].values<int32_t>()[6]); }), "m.q_invperm");
+    check_names(with([&](Tensors& t) { set(t, "m.q_invperm", 5, t["m.q_invperm"].values<int32_t>()[6]); }),
+                "m.q_invperm");
     for (const uint16_t value : {0x7e00, 0x7c00, 0xfc00, 0x7c01})
         check_names(with([&](Tensors& t) { set(t, "m.q_scale_max", 2, value); }), "m.q_scale_max");
     check_names(with([&](Tensors& t) {
@@ -149,8 +156,10 @@ TEST_CASE("a truncated file is refused at any length, and so are weights cut off
     const uint64_t size = std::filesystem::file_size(path);
     for (const uint64_t left : {size - 1, size - 100, size / 2, uint64_t{9}, uint64_t{7}, uint64_t{0}}) {
         std::filesystem::resize_file(path, left);
-        CHECK_THROWS_WITH_AS(engine::ModelFolder::open(dir.path()), doctest::Contains("output.safetensors"), engine::Error);
-        CHECK_THROWS_WITH_AS(format->open(folder, "m", 128, 100), doctest::Contains("output.safetensors"), engine::Error);
+        CHECK_THROWS_WITH_AS(engine::ModelFolder::open(dir.path()), doctest::Contains("output.safetensors"),
+                             engine::Error);
+        CHECK_THROWS_WITH_AS(format->open(folder, "m", 128, 100), doctest::Contains("output.safetensors"),
+                             engine::Error);
     }
 }
 

@@ -25,7 +25,8 @@ TEST_CASE("every width: reloads, error within a step, the same bytes again") {
     for (const int32_t bits : {2, 3, 4, 5, 6, 8}) {
         CAPTURE(bits);
         const TempDir dir;
-        engine::QuantizeRequest request{.in = model.path(), .out = dir.path() / "out", .bits = bits, .group_size = bits == 5 ? 32 : 64};
+        engine::QuantizeRequest request{
+            .in = model.path(), .out = dir.path() / "out", .bits = bits, .group_size = bits == 5 ? 32 : 64};
         const auto result = engine::quantize(request, exl2::make_quantizer);
         CHECK(result.bits_per_weight > bits);
         CHECK(result.bits_per_weight < bits + 1.5);
@@ -34,7 +35,7 @@ TEST_CASE("every width: reloads, error within a step, the same bytes again") {
         const auto folder = engine::ModelFolder::open(dir.path() / "out");
         CHECK(format->probe(folder).score == 90);
         const auto modules = format->modules(folder);
-        CHECK(modules.size() == model.matrices().size() + 1);   // and the tied head
+        CHECK(modules.size() == model.matrices().size() + 1);  // and the tied head
         for (const auto& module : modules) {
             CAPTURE(module.name);
             const Matrix32& weight = model.matrix(module.name == "lm_head" ? "model.embed_tokens" : module.name);
@@ -45,32 +46,37 @@ TEST_CASE("every width: reloads, error within a step, the same bytes again") {
             CHECK(source.perm.empty());
             CHECK(source.groups[0].bits == (module.name == "lm_head" ? 6 : bits));
             const auto decoded = decode_original(source);
-            // A column's step is at most (17/16)^2 of what its largest weight needs, or (1/16)^2 of the group's largest; the search may clip
-            // the largest at 0.7 of it. Half a step, or what was clipped.
+            // A column's step is at most (17/16)^2 of what its largest weight needs, or (1/16)^2 of the group's
+            // largest; the search may clip the largest at 0.7 of it. Half a step, or what was clipped.
             int32_t row0 = 0;
             for (size_t g = 0; g < source.groups.size(); ++g) {
                 for (int32_t n = 0; n < weight.n; ++n) {
                     const float step = kernels::f16_to_f32(source.scales[g * size_t(weight.n) + size_t(n)]);
-                    const float high = step * float((1 << (source.groups[g].bits - 1)) - 1), low = -step * float(1 << (source.groups[g].bits - 1));
+                    const float high = step * float((1 << (source.groups[g].bits - 1)) - 1),
+                                low = -step * float(1 << (source.groups[g].bits - 1));
                     for (int32_t r = row0; r < row0 + source.groups[g].rows; ++r) {
-                        const float w = weight.at(r, n), w2 = kernels::f16_to_f32(decoded[size_t(r) * size_t(weight.n) + size_t(n)]);
+                        const float w = weight.at(r, n),
+                                    w2 = kernels::f16_to_f32(decoded[size_t(r) * size_t(weight.n) + size_t(n)]);
                         const float clipped = std::max({w - high, low - w, 0.0f});
                         REQUIRE(std::fabs(w - w2) <= std::max(0.501f * step, clipped * 1.001f) + std::fabs(w) * 1e-3f);
                     }
                 }
                 row0 += source.groups[g].rows;
             }
-            CHECK(relative_error(weight, decoded) < 1.8 * std::exp2(1 - source.groups[0].bits));   // 1.1 to 1.3 seen: weights with outliers
+            CHECK(relative_error(weight, decoded) <
+                  1.8 * std::exp2(1 - source.groups[0].bits));  // 1.1 to 1.3 seen: weights with outliers
         }
         if (bits == 4) {
             const TempDir again;
             request.out = again.path() / "out";
             engine::quantize(request, exl2::make_quantizer);
-            CHECK(read_text(again.path() / "out/output.safetensors") == read_text(dir.path() / "out/output.safetensors"));
+            CHECK(read_text(again.path() / "out/output.safetensors") ==
+                  read_text(dir.path() / "out/output.safetensors"));
             CHECK(read_text(dir.path() / "out/tokenizer.json") == "{}");
             CHECK(read_text(dir.path() / "out/config.json").find("exl2") != std::string::npos);
             // Norms are as they were.
-            CHECK(folder.read_f32("model.norm.weight") == engine::ModelFolder::open(model.path()).read_f32("model.norm.weight"));
+            CHECK(folder.read_f32("model.norm.weight") ==
+                  engine::ModelFolder::open(model.path()).read_f32("model.norm.weight"));
         }
     }
 }
@@ -78,7 +84,8 @@ TEST_CASE("every width: reloads, error within a step, the same bytes again") {
 TEST_CASE("the way back: quantised, dequantised, the decoded values") {
     const PlainModel model(5, StoredType::bf16, false);
     const TempDir dir;
-    engine::quantize({.in = model.path(), .out = dir.path() / "q", .bits = 6, .max_file_bytes = 60000}, exl2::make_quantizer);
+    engine::quantize({.in = model.path(), .out = dir.path() / "q", .bits = 6, .max_file_bytes = 60000},
+                     exl2::make_quantizer);
     int files = 0;
     for (const auto& entry : std::filesystem::directory_iterator(dir.path() / "q"))
         files += entry.path().filename().string().starts_with("output-0000");
@@ -94,7 +101,8 @@ TEST_CASE("the way back: quantised, dequantised, the decoded values") {
     CHECK(format->probe(plain).format == "plain");
     for (const auto& module : format->modules(quantised)) {
         CAPTURE(module.name);
-        const auto decoded = decode_original(format->open(quantised, module.name, module.in_features, module.out_features));
+        const auto decoded =
+            decode_original(format->open(quantised, module.name, module.in_features, module.out_features));
         const auto& info = plain.tensor(module.name + ".weight");
         CHECK(info.shape == std::vector<int64_t>{module.out_features, module.in_features});
         const auto stored = plain.read_values<uint16_t>(info.name);
@@ -124,7 +132,8 @@ TEST_CASE("the original's mini checkpoint becomes plain, its padded head cut to 
             const size_t k = size_t(info.shape[0]), n_stored = size_t(info.shape[1]), n = got.size() / k;
             size_t wrong = 0;
             for (size_t row = 0; row < k; ++row)
-                for (size_t column = 0; column < n; ++column) wrong += want[row * n_stored + column] != got[column * k + row];
+                for (size_t column = 0; column < n; ++column)
+                    wrong += want[row * n_stored + column] != got[column * k + row];
             CHECK(wrong == 0);
         }
         for (const auto& info : plain.tensors()) CHECK(info.type == type);
@@ -141,7 +150,9 @@ TEST_CASE("requests that are refused, by name") {
     const auto refuse = [&](const std::string& rest) -> std::string {
         try {
             engine::run_quantize(exl2::make_quantizer, exl2::quantize_arguments(),
-                                 R"({"in": ")" + model.path().string() + R"(", "out": ")" + (dir.path() / "out").string() + "\"" + rest + "}", {});
+                                 R"({"in": ")" + model.path().string() + R"(", "out": ")" +
+                                     (dir.path() / "out").string() + "\"" + rest + "}",
+                                 {});
         } catch (const engine::Error& error) {
             CHECK(!std::filesystem::exists(dir.path() / "out"));
             return error.what();
@@ -161,7 +172,8 @@ TEST_CASE("requests that are refused, by name") {
     CHECK(std::filesystem::is_empty(dir.path()));
     CHECK(refuse(R"(, "bits": 4.0)") == "");
     // What is quantised already.
-    CHECK_THROWS_WITH(engine::quantize({.in = dir.path() / "out", .out = dir.path() / "twice"}, exl2::make_quantizer), doctest::Contains("already"));
+    CHECK_THROWS_WITH(engine::quantize({.in = dir.path() / "out", .out = dir.path() / "twice"}, exl2::make_quantizer),
+                      doctest::Contains("already"));
 }
 
 }  // namespace

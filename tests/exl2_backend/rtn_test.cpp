@@ -1,10 +1,11 @@
 // The scale search and the round-to-nearest quantiser against the original converter's results.
+#include "exl2_backend/rtn.h"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
 
 #include "exl2_backend/exl2_format.h"
-#include "exl2_backend/rtn.h"
 #include "exl2_backend/scale_search.h"
 #include "kernels/half.h"
 #include "tests/exl2_backend/support.h"
@@ -17,7 +18,7 @@ TEST_CASE("scale search: grid sums, chosen index, codes and scales of the origin
     for (const int32_t bits : {2, 3, 4, 5, 6, 8}) {
         CAPTURE(bits);
         const std::string b = std::to_string(bits);
-        const auto x = golden.at("x_" + b).values<float>();   // (64, 64)
+        const auto x = golden.at("x_" + b).values<float>();  // (64, 64)
         std::vector<float> maxima(64);
         for (size_t i = 0; i < x.size(); ++i) maxima[i % 64] = std::max(maxima[i % 64], std::fabs(x[i]));
         const exl2::ScaleGrid grid = exl2::make_grid(maxima, bits);
@@ -58,14 +59,16 @@ TEST_CASE("a group of zeros, and weights near the ends of FP16") {
         std::vector<float> values(64 * 32);
         for (size_t i = 0; i < values.size(); ++i) values[i] = size * float(int(i * 7919 % 201) - 100) / 100.0f;
         const auto weight = make_tensor(engine::StoredType::f32, {32, 64}, values);
-        const auto packed = exl2::round_to_nearest({"m", 64, 32, weight.type, weight.bytes}, exl2::uniform_plan(64, 4, 32));
+        const auto packed =
+            exl2::round_to_nearest({"m", 64, 32, weight.type, weight.bytes}, exl2::uniform_plan(64, 4, 32));
         for (const uint16_t maximum : packed.q_scale_max) CHECK(std::isfinite(kernels::f16_to_f32(maximum)));
         if (size == 0.0f)
             for (const uint32_t word : packed.q_weight) REQUIRE(word == 0x88888888u);
     }
     const auto weight = make_tensor(engine::StoredType::f32, {32, 32}, std::vector<float>(1024, 3e6f));
-    CHECK_THROWS_WITH(exl2::round_to_nearest({"model.layers.0.x", 32, 32, weight.type, weight.bytes}, exl2::uniform_plan(32, 4, 32)),
-                      doctest::Contains("model.layers.0.x"));
+    CHECK_THROWS_WITH(
+        exl2::round_to_nearest({"model.layers.0.x", 32, 32, weight.type, weight.bytes}, exl2::uniform_plan(32, 4, 32)),
+        doctest::Contains("model.layers.0.x"));
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ constexpr const char* plain_config = R"({"bits": 4, "group_size": 128, "quant_me
 // K 256, N 64, 4 bits, groups of 128, rows reordered.
 Tensors good() { return as_module(read_tensor_file(data_dir() / "goldens" / "gptq_w4_g128_sym_act.safetensors"), "m"); }
 
-std::string with(const std::function<void(Tensors&)>& change, int32_t k = 256, int32_t n = 64, const std::string& config = plain_config) {
+std::string with(const std::function<void(Tensors&)>& change, int32_t k = 256, int32_t n = 64,
+                 const std::string& config = plain_config) {
     Tensors tensors = good();
     change(tensors);
     return refusal(*gptq::make_format(), tensors, k, n, config);
@@ -35,7 +36,9 @@ void set(Tensors& tensors, const char* name, size_t at, auto value) {
     std::memcpy(tensors[name].bytes.data() + at * sizeof(value), &value, sizeof(value));
 }
 
-TEST_CASE("the unchanged matrix is accepted") { CHECK(with([](Tensors&) {}) == ""); }
+TEST_CASE("the unchanged matrix is accepted") {
+    CHECK(with([](Tensors&) {}) == "");
+}
 
 TEST_CASE("every tensor missing, of another type, of another shape") {
     for (const char* name : {"m.qweight", "m.qzeros", "m.scales", "m.g_idx"}) {
@@ -51,14 +54,18 @@ TEST_CASE("every tensor missing, of another type, of another shape") {
     check_names(with([](Tensors& t) { t["m.qweight"] = reshaped(t["m.qweight"], {0, 64}); }), "m.qweight");
     check_names(with([](Tensors& t) { t["m.qweight"] = reshaped(t["m.qweight"], {72, 64}); }), "m.qweight");
     check_names(with([](Tensors& t) { t["m.qweight"] = reshaped(t["m.qweight"], {32, 32}); }), "m.qweight");
-    check_names(with([](Tensors& t) { t["m.qweight"] = reshaped(t["m.qweight"], {40, 64}); }), "m.qzeros");   // 5 bits, zero points of 4
+    check_names(with([](Tensors& t) {
+                    t["m.qweight"] = reshaped(t["m.qweight"], {40, 64});
+                }),
+                "m.qzeros");  // 5 bits, zero points of 4
     check_names(with([](Tensors& t) { t["m.qzeros"] = reshaped(t["m.qzeros"], {3, 8}); }), "m.qzeros");
     check_names(with([](Tensors& t) { t["m.qzeros"] = reshaped(t["m.qzeros"], {2, 7}); }), "m.qzeros");
     check_names(with([](Tensors& t) { t["m.scales"] = reshaped(t["m.scales"], {0, 64}); }), "m.scales");
     check_names(with([](Tensors& t) { t["m.scales"] = reshaped(t["m.scales"], {257, 64}); }), "m.scales");
     check_names(with([](Tensors& t) { t["m.scales"] = reshaped(t["m.scales"], {2, 63}); }), "m.scales");
     check_names(with([](Tensors& t) { t["m.g_idx"] = reshaped(t["m.g_idx"], {255}); }), "m.g_idx");
-    check_names(with([](Tensors& t) { t["m.bias"] = make_tensor(StoredType::f16, {63}, std::vector<uint16_t>(63)); }), "m.bias");
+    check_names(with([](Tensors& t) { t["m.bias"] = make_tensor(StoredType::f16, {63}, std::vector<uint16_t>(63)); }),
+                "m.bias");
 }
 
 TEST_CASE("other sizes than the architecture's") {
@@ -100,7 +107,8 @@ TEST_CASE("random g_idx and shapes are refused or decode within bounds") {
     for (int round = 0; round < 200; ++round) {
         Tensors tensors = good();
         auto groups = tensors["m.g_idx"].values<int32_t>();
-        for (int changes = int(random() % 4); changes >= 0; --changes) groups[random() % groups.size()] = int32_t(random() % 6) - 3;
+        for (int changes = int(random() % 4); changes >= 0; --changes)
+            groups[random() % groups.size()] = int32_t(random() % 6) - 3;
         tensors["m.g_idx"] = make_tensor(StoredType::i32, {256}, groups);
         const int64_t rows[] = {16, 24, 32, 40, 48, 56, 64, 33};
         tensors["m.qweight"] = reshaped(tensors["m.qweight"], {rows[random() % 8], 64});

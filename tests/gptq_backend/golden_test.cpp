@@ -14,7 +14,8 @@ namespace {
 /// Zero points (G, N) of a source, 2^(bits-1) where it stores none.
 std::vector<int16_t> zero_points(const kernels::QuantSource& source) {
     std::vector<int16_t> out(source.zeros.begin(), source.zeros.end());
-    if (out.empty()) out.assign(source.groups.size() * size_t(source.out_features), int16_t(1 << (source.groups[0].bits - 1)));
+    if (out.empty())
+        out.assign(source.groups.size() * size_t(source.out_features), int16_t(1 << (source.groups[0].bits - 1)));
     return out;
 }
 
@@ -79,8 +80,9 @@ TEST_CASE("every golden file decodes bit for bit") {
             }
         CHECK(compared > size_t(k) * size_t(n) / 4);
     }
-    MESSAGE("GPTQ golden files decoded bit for bit: " << files - damaged << " to the expected matrix, and " << damaged
-                                                      << " with zero points damaged by the writer to what its reader makes of them");
+    MESSAGE("GPTQ golden files decoded bit for bit: "
+            << files - damaged << " to the expected matrix, and " << damaged
+            << " with zero points damaged by the writer to what its reader makes of them");
     CHECK(files == 34);
     CHECK(damaged == 2);
 }
@@ -89,7 +91,8 @@ TEST_CASE("old 3-bit symmetric zero words are recognised without version informa
     const auto format = gptq::make_format();
     const auto path = data_dir() / "goldens" / "gptq_v1_w3_sym_oldgptqmodel.safetensors";
     const Tensors golden = read_tensor_file(path);
-    for (const char* config : {R"({"bits": 3, "group_size": 32})", R"({"bits": 3, "group_size": 32, "meta": {"quantizer": ["gptqmodel"]}})"}) {
+    for (const char* config : {R"({"bits": 3, "group_size": 32})",
+                               R"({"bits": 3, "group_size": 32, "meta": {"quantizer": ["gptqmodel"]}})"}) {
         const TempDir dir;
         write_tensor_file(dir.path() / "model.safetensors", as_module(golden, "m"));
         write_file(dir.path() / "quantize_config.json", config);
@@ -106,7 +109,8 @@ TEST_CASE("5, 6 and 7 bits are planar whatever the configuration says") {
         const Tensors golden = read_tensor_file(path);
         const TempDir dir;
         write_tensor_file(dir.path() / "model.safetensors", as_module(golden, "m"));
-        write_file(dir.path() / "quantize_config.json", R"({"bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2"})");
+        write_file(dir.path() / "quantize_config.json",
+                   R"({"bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2"})");
         const auto source = format->open(engine::ModelFolder::open(dir.path()), "m", 128, 32);
         CHECK(source.groups[0].bits == bits);
         CHECK(first_difference(decode_original(source), golden.at("expected").values<uint16_t>()) == -1);
@@ -118,7 +122,7 @@ TEST_CASE("GPTQModel 1.8 wrote 3-bit zero points of 32 columns only: restored wh
     const auto path = data_dir() / "goldens" / "gptq_v1_w3_sym_oldgptqmodel.safetensors";
     const Tensors golden = read_tensor_file(path);
     Tensors tensors = as_module(golden, "m");
-    auto words = tensors["m.qzeros"].values<uint32_t>();   // (2, 6); zeros less the constants beyond column 31
+    auto words = tensors["m.qzeros"].values<uint32_t>();  // (2, 6); zeros less the constants beyond column 31
     for (size_t g = 0; g < 2; ++g) {
         words[g * 6 + 3] = 0u - 0x24924924u;
         words[g * 6 + 4] = 0u - 0x92492492u;
@@ -129,7 +133,8 @@ TEST_CASE("GPTQModel 1.8 wrote 3-bit zero points of 32 columns only: restored wh
         const TempDir dir;
         write_tensor_file(dir.path() / "model.safetensors", tensors);
         write_file(dir.path() / "quantize_config.json",
-                   std::string(R"({"bits": 3, "group_size": 32, "meta": {"quantizer": ["gptqmodel:1.8.1"]}, "sym": )") + sym + "}");
+                   std::string(R"({"bits": 3, "group_size": 32, "meta": {"quantizer": ["gptqmodel:1.8.1"]}, "sym": )") +
+                       sym + "}");
         return format->open(engine::ModelFolder::open(dir.path()), "m", 64, 64);
     };
     const auto source = open_with("true");

@@ -30,7 +30,8 @@ TEST_CASE("every width and group size, symmetric and not: reloads, error within 
                 CAPTURE(group_size);
                 CAPTURE(sym);
                 const TempDir dir;
-                engine::QuantizeRequest request{.in = model.path(), .out = dir.path() / "out", .bits = bits, .group_size = group_size, .sym = sym};
+                engine::QuantizeRequest request{
+                    .in = model.path(), .out = dir.path() / "out", .bits = bits, .group_size = group_size, .sym = sym};
                 const auto result = engine::quantize(request, gptq::make_quantizer);
                 CHECK(result.bits_per_weight > bits);
                 CHECK(result.bits_per_weight_head == 0);
@@ -51,11 +52,14 @@ TEST_CASE("every width and group size, symmetric and not: reloads, error within 
                     for (size_t g = 0; g < source.groups.size(); ++g) {
                         for (int32_t n = 0; n < weight.n; ++n) {
                             const float step = kernels::f16_to_f32(source.scales[g * size_t(weight.n) + size_t(n)]);
-                            // Half a step; the ends of the range may lose what rounding the scale to FP16 takes (2^-11 of 2^bits steps),
-                            // and a whole step where no weight of the column is negative (zero point kept at 1).
+                            // Half a step; the ends of the range may lose what rounding the scale to FP16 takes (2^-11
+                            // of 2^bits steps), and a whole step where no weight of the column is negative (zero point
+                            // kept at 1).
                             for (int32_t r = row0; r < row0 + source.groups[g].rows; ++r)
-                                REQUIRE(std::fabs(weight.at(r, n) - kernels::f16_to_f32(decoded[size_t(r) * size_t(weight.n) + size_t(n)])) <=
-                                        (sym ? 0.65f : 1.01f) * step);
+                                REQUIRE(
+                                    std::fabs(weight.at(r, n) -
+                                              kernels::f16_to_f32(decoded[size_t(r) * size_t(weight.n) + size_t(n)])) <=
+                                    (sym ? 0.65f : 1.01f) * step);
                         }
                         row0 += source.groups[g].rows;
                     }
@@ -65,8 +69,9 @@ TEST_CASE("every width and group size, symmetric and not: reloads, error within 
                     const TempDir again;
                     request.out = again.path() / "out";
                     engine::quantize(request, gptq::make_quantizer);
-                    CHECK(read_text(again.path() / "out/model.safetensors") == read_text(dir.path() / "out/model.safetensors"));
-                    CHECK(folder.tensor("lm_head.weight").type == StoredType::f16);   // F32 matrices become F16
+                    CHECK(read_text(again.path() / "out/model.safetensors") ==
+                          read_text(dir.path() / "out/model.safetensors"));
+                    CHECK(folder.tensor("lm_head.weight").type == StoredType::f16);  // F32 matrices become F16
                     CHECK(folder.tensor("model.norm.weight").type == StoredType::f32);
                     CHECK(std::filesystem::exists(dir.path() / "out/quantize_config.json"));
                     CHECK(folder.read_f32("model.layers.0.self_attn.q_proj.bias")[41] == 42.0f);
@@ -102,7 +107,8 @@ TEST_CASE("a cancel at any event leaves nothing behind") {
     for (const int at : {1, 2, 7, 20}) {
         int seen = 0;
         const auto stop = [&](const std::string&) { return ++seen < at; };
-        const std::string arguments = R"({"in": ")" + model.path().string() + R"(", "out": ")" + (dir.path() / "out").string() + "\"}";
+        const std::string arguments =
+            R"({"in": ")" + model.path().string() + R"(", "out": ")" + (dir.path() / "out").string() + "\"}";
         try {
             engine::run_quantize(gptq::make_quantizer, gptq::quantize_arguments(), arguments, stop);
             FAIL("was not cancelled");
@@ -128,8 +134,9 @@ TEST_CASE("matrices that GPTQ cannot hold are refused by name") {
     weight.bytes[101] = std::byte{0x7e};
     write_tensor_file(dir.path() / "model.safetensors", {{"model.layers.0.mlp.up_proj.weight", weight}});
     write_file(dir.path() / "config.json", "{}");
-    CHECK_THROWS_WITH(engine::quantize({.in = dir.path(), .out = dir.path() / "out"}, gptq::make_quantizer),
-                      "matrix model.layers.0.mlp.up_proj: the weight of output 1, input 18 is NaN or infinite; get the model again");
+    CHECK_THROWS_WITH(
+        engine::quantize({.in = dir.path(), .out = dir.path() / "out"}, gptq::make_quantizer),
+        "matrix model.layers.0.mlp.up_proj: the weight of output 1, input 18 is NaN or infinite; get the model again");
 }
 
 }  // namespace

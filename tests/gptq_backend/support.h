@@ -17,9 +17,10 @@ inline std::string config_of(const std::filesystem::path& golden) {
     std::string quantizer;
     if (producer == "gptqmodel") quantizer = R"(, "meta": {"quantizer": ["gptqmodel:7.3.4"]})";
     if (producer == "gptqmodel<7.0.0") quantizer = R"(, "meta": {"quantizer": "gptqmodel:6.0.3"})";
-    return R"({"bits": )" + folder.metadata("bits") + R"(, "group_size": )" + folder.metadata("group_size") + R"(, "desc_act": )" +
-           folder.metadata("desc_act") + R"(, "sym": )" + folder.metadata("sym") + R"(, "quant_method": "gptq", "checkpoint_format": ")" +
-           folder.metadata("checkpoint_format") + "\"" + quantizer + "}";
+    return R"({"bits": )" + folder.metadata("bits") + R"(, "group_size": )" + folder.metadata("group_size") +
+           R"(, "desc_act": )" + folder.metadata("desc_act") + R"(, "sym": )" + folder.metadata("sym") +
+           R"(, "quant_method": "gptq", "checkpoint_format": ")" + folder.metadata("checkpoint_format") + "\"" +
+           quantizer + "}";
 }
 
 }  // namespace quantplug::test

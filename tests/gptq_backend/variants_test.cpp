@@ -1,4 +1,5 @@
-// What GPTQ folders vary in beside the golden files: types of scales, g_idx absent or negative, groups without rows, odd sizes, `dynamic`.
+// What GPTQ folders vary in beside the golden files: types of scales, g_idx absent or negative, groups without rows,
+// odd sizes, `dynamic`.
 #include <doctest/doctest.h>
 
 #include <random>
@@ -31,8 +32,8 @@ kernels::QuantSource open_tensors(const Tensors& tensors, int32_t k, int32_t n, 
 /// A random matrix and its tensors, packed by the description's formula.
 struct Random {
     int32_t k, n, bits, n_groups;
-    std::vector<uint8_t> codes, zeros;   // (K, N), (G, N)
-    std::vector<uint16_t> scales;        // (G, N)
+    std::vector<uint8_t> codes, zeros;  // (K, N), (G, N)
+    std::vector<uint16_t> scales;       // (G, N)
     std::vector<int32_t> g_idx;
     Tensors tensors;
 
@@ -53,7 +54,8 @@ struct Random {
             }
         };
         for (int32_t row = 0; row < k; ++row)
-            for (int32_t column = 0; column < n; ++column) put(qweight, n, column, row, codes[size_t(row * n + column)]);
+            for (int32_t column = 0; column < n; ++column)
+                put(qweight, n, column, row, codes[size_t(row * n + column)]);
         std::vector<uint32_t> line;
         for (int32_t g = 0; g < n_groups; ++g) {
             line.assign(size_t(words), 0);
@@ -72,8 +74,9 @@ struct Random {
         for (int32_t row = 0; row < k; ++row)
             for (int32_t column = 0; column < n; ++column) {
                 const size_t at = size_t((g_idx[size_t(row)] + n_groups) % n_groups * n + column);
-                out.push_back(kernels::f32_to_f16(kernels::f16_to_f32(scales[at]) *
-                                                  float(int32_t(codes[size_t(row * n + column)]) - int32_t(zeros[at]))));
+                out.push_back(
+                    kernels::f32_to_f16(kernels::f16_to_f32(scales[at]) *
+                                        float(int32_t(codes[size_t(row * n + column)]) - int32_t(zeros[at]))));
             }
         return out;
     }
@@ -84,16 +87,19 @@ TEST_CASE("random matrices of odd sizes, every normal width") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     for (const int32_t bits : {2, 3, 4, 8})
-        for (const auto& [k, n, group] : {std::array{32, 32, 32}, {50, 17, 16}, {100, 40, 64}, {33, 5, 128}, {576, 32, 128}}) {
+        for (const auto& [k, n, group] :
+             {std::array{32, 32, 32}, {50, 17, 16}, {100, 40, 64}, {33, 5, 128}, {576, 32, 128}}) {
             CAPTURE(bits);
             CAPTURE(k);
             const Random matrix(random, k, n, bits, group);
-            const std::string config = R"({"bits": )" + std::to_string(bits) + R"(, "group_size": )" + std::to_string(group) +
-                                       R"(, "checkpoint_format": "gptq_v2"})";
-            CHECK(first_difference(decode_original(open_tensors(matrix.tensors, k, n, config)), matrix.expected()) == -1);
+            const std::string config = R"({"bits": )" + std::to_string(bits) + R"(, "group_size": )" +
+                                       std::to_string(group) + R"(, "checkpoint_format": "gptq_v2"})";
+            CHECK(first_difference(decode_original(open_tensors(matrix.tensors, k, n, config)), matrix.expected()) ==
+                  -1);
             Tensors without = matrix.tensors;
             without.erase("m.g_idx");
-            if (k % 32 == 0) CHECK(first_difference(decode_original(open_tensors(without, k, n, config)), matrix.expected()) == -1);
+            if (k % 32 == 0)
+                CHECK(first_difference(decode_original(open_tensors(without, k, n, config)), matrix.expected()) == -1);
         }
 }
 
@@ -109,11 +115,11 @@ TEST_CASE("g_idx: any groups, negative values, groups without rows, all zero") {
     CHECK(!source.perm.empty());
     CHECK(first_difference(decode_original(source), matrix.expected()) == -1);
 
-    for (int32_t& group : matrix.g_idx) group = group == 2 ? -2 : group;   // the same groups
+    for (int32_t& group : matrix.g_idx) group = group == 2 ? -2 : group;  // the same groups
     matrix.set_g_idx();
     CHECK(first_difference(decode_original(open_tensors(matrix.tensors, 128, 32, config)), matrix.expected()) == -1);
 
-    for (int32_t& group : matrix.g_idx) group = 1 + int32_t(random() % 2);   // groups 0 and 3 have no rows
+    for (int32_t& group : matrix.g_idx) group = 1 + int32_t(random() % 2);  // groups 0 and 3 have no rows
     matrix.set_g_idx();
     source = open_tensors(matrix.tensors, 128, 32, config);
     CHECK(source.groups.size() == 2);
@@ -148,7 +154,7 @@ TEST_CASE("scales and biases of FP32 and BF16 are rounded to FP16; an all-zero b
         matrix.scales[i] = kernels::f32_to_f16(kernels::bf16_to_f32(narrow[i]));
     }
     matrix.tensors["m.scales"] = make_tensor(StoredType::bf16, {2, 32}, narrow);
-    std::vector<uint16_t> bias(32, 0x3f80);   // BF16 1.0
+    std::vector<uint16_t> bias(32, 0x3f80);  // BF16 1.0
     matrix.tensors["m.bias"] = make_tensor(StoredType::bf16, {32}, bias);
     source = open_tensors(matrix.tensors, 64, 32, config);
     CHECK(source.bias == std::vector<float>(32, 1.0f));
@@ -158,10 +164,12 @@ TEST_CASE("scales and biases of FP32 and BF16 are rounded to FP16; an all-zero b
 TEST_CASE("shapes beat the configuration; without g_idx the group size comes from `dynamic` or the shapes") {
     std::mt19937 random(11);
     Random matrix(random, 192, 32, 8, 64);
-    const char* dynamic = R"({"bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2", "dynamic": {"-:.*down.*": {}, "+:.*gate.*": {"bits": 8, "group_size": 64}}})";
+    const char* dynamic =
+        R"({"bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2", "dynamic": {"-:.*down.*": {}, "+:.*gate.*": {"bits": 8, "group_size": 64}}})";
     CHECK(first_difference(decode_original(open_tensors(matrix.tensors, 192, 32, dynamic)), matrix.expected()) == -1);
-    CHECK(first_difference(decode_original(open_tensors(matrix.tensors, 192, 32, R"({"bits": 4, "checkpoint_format": "gptq_v2"})")),
-                           matrix.expected()) == -1);
+    CHECK(first_difference(
+              decode_original(open_tensors(matrix.tensors, 192, 32, R"({"bits": 4, "checkpoint_format": "gptq_v2"})")),
+              matrix.expected()) == -1);
     matrix.tensors.erase("m.g_idx");
     CHECK(first_difference(decode_original(open_tensors(matrix.tensors, 192, 32, dynamic)), matrix.expected()) == -1);
 }
@@ -176,11 +184,13 @@ TEST_CASE("symmetric zero points are not stored again, whatever the encoding") {
             std::vector<uint32_t> words(size_t(2 * bits));
             for (int64_t g = 0; g < 2; ++g)
                 for (int64_t column = 0; column < 32; ++column)
-                    engine::put_code(engine::stream_bits(bits, column), uint32_t((1 << (bits - 1)) - (v2 ? 0 : 1)), words.data() + g * bits);
+                    engine::put_code(engine::stream_bits(bits, column), uint32_t((1 << (bits - 1)) - (v2 ? 0 : 1)),
+                                     words.data() + g * bits);
             matrix.tensors["m.qzeros"] = make_tensor(StoredType::i32, {2, bits}, words);
             for (const char* producer : {"", R"(, "meta": {"quantizer": ["gptqmodel:7.3.4"]})"}) {
-                const std::string config = R"({"bits": )" + std::to_string(bits) + R"(, "group_size": 32, "checkpoint_format": ")" +
-                                           (v2 ? "gptq_v2" : "gptq") + "\"" + producer + "}";
+                const std::string config = R"({"bits": )" + std::to_string(bits) +
+                                           R"(, "group_size": 32, "checkpoint_format": ")" + (v2 ? "gptq_v2" : "gptq") +
+                                           "\"" + producer + "}";
                 const auto source = open_tensors(matrix.tensors, 64, 32, config);
                 CHECK(source.zeros.empty());
                 CHECK(first_difference(decode_original(source), matrix.expected()) == -1);

@@ -369,7 +369,8 @@ TEST_CASE("Ctrl-C once stops cleanly after the partial result, twice at once") {
     const Setup setup;
     {
         Process process(setup.dir.path(), {"generate", setup.model, "-p", "x"});
-        process.read_some();
+        while (process.read_some().size() < 3) {
+        }
         process.signal(SIGINT);
         const Result result = process.wait();
         CHECK(result.exit_code == 130);

@@ -455,6 +455,8 @@ TEST_CASE("MXCSR is the default inside, also after a callback changed it, and th
             throw Error(QP_ABORTED, "as it should be");
         }
     };
+    struct Unused : FakeBackend {};
+    const qp_plugin& unused = *backend::make_entry<Unused>("unused", "1", "f").plugin;
     Running<B> plugin;
     const unsigned before = _mm_getcsr();
     const unsigned odd = 0x1f80 | 0x8040 | 0x6000;  // flush to zero, denormals are zero, round toward zero
@@ -467,12 +469,20 @@ TEST_CASE("MXCSR is the default inside, also after a callback changed it, and th
     qp_model* model = nullptr;
     const int32_t load_status = plugin.table.load(&params, &model, nullptr);
     const unsigned after_load = _mm_getcsr();
+    // A refused generation (before init, so that the model is not looked at): its final event goes through a callback
+    // that changes it too.
+    const auto on_event = [](void*, const qp_event*) -> int32_t { return _mm_setcsr(0x1f80 | 0x2000), 0; };
+    const int32_t generate_status =
+        unused.generate(reinterpret_cast<qp_model*>(&out), nullptr, on_event, nullptr, nullptr);
+    const unsigned after_generate = _mm_getcsr();
     _mm_setcsr(before);
     CHECK(status == QP_OK);
     CHECK(out.score == 0x1f80);
     CHECK((after & 0xffc0) == (odd & 0xffc0));
     CHECK(load_status == QP_ABORTED);
     CHECK((after_load & 0xffc0) == (odd & 0xffc0));
+    CHECK(generate_status == QP_FAILED_PRECONDITION);
+    CHECK((after_generate & 0xffc0) == (odd & 0xffc0));
 }
 #endif
 

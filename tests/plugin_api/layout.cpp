@@ -50,59 +50,63 @@ class Layout {
     size_t size_ = 0, end_ = 0;
 };
 
-// clang-format off: the list reads by struct
-#define STRUCT(T)    \
-    {                \
-        using S = T; \
-        layout.begin(#T, sizeof(S), alignof(S));
+// The lists read by struct.
+// clang-format off
+#define STRUCT(T) { using S = T; layout.begin(#T, sizeof(S), alignof(S));
 #define F(f) layout.field(#f, offsetof(S, f), sizeof(S::f));
 #define END }
 #define C(c) layout.constant(#c, c);
 
 void structs(Layout& layout) {
-    STRUCT(qp_error)
-    F(struct_size) F(code) F(message) END STRUCT(qp_host) F(struct_size) F(reserved) F(context) F(log) F(
-        get_extension) END
+    STRUCT(qp_error) F(struct_size) F(code) F(message) END
+    STRUCT(qp_host) F(struct_size) F(reserved) F(context) F(log) F(get_extension) END
     STRUCT(qp_option) F(key) F(value) END
     STRUCT(qp_option_info) F(struct_size) F(type) F(key) F(help) F(default_value) F(choices) F(minimum) F(maximum) END
     STRUCT(qp_probe_result) F(struct_size) F(score) F(format) F(reason) END
     STRUCT(qp_load_params) F(struct_size) F(n_options) F(path) F(options) F(progress) F(user) END
     STRUCT(qp_memory_plan) F(struct_size) F(ctx) F(weights) F(kv_cache) F(scratch) F(other) F(total) F(available) END
-    STRUCT(qp_model_info) F(struct_size) F(n_layers) F(hidden_size) F(n_vocab) F(n_ctx) F(adds_bos) F(bos_id) F(eos_id)
-        F(n_params) F(file_bytes) F(bits_per_weight) F(bits_per_weight_head) F(format) F(architecture) F(tokenizer)
-            F(device) F(compute) F(warnings) END
-            STRUCT(qp_sampling) F(struct_size) F(top_k) F(set) F(seed) F(temperature) F(top_p) F(min_p) END
-            STRUCT(qp_text) F(data) F(size) END
-            STRUCT(qp_generate_params) F(struct_size) F(flags) F(prompt) F(n_prompt) F(sampling) F(stop) F(stop_ids)
-                F(n_stop) F(n_stop_ids) F(max_tokens) F(n_top) END
-                STRUCT(qp_top) F(id) F(logprob) END
-                STRUCT(qp_token) F(id) F(logprob) F(first_top) F(n_top) END
-                STRUCT(qp_event) F(struct_size) F(kind) F(n_tokens) F(n_top) F(tokens) F(top) F(text) F(text_size)
-                    F(n_done) F(n_prompt) F(n_generated) F(prefill_seconds) F(decode_seconds) F(ignored)
-                        F(finish_reason) F(stop_id) END
-                        STRUCT(qp_plugin) F(struct_size) F(reserved) F(init) F(deinit) F(probe) F(list_load_options)
-                            F(inspect) F(plan_memory) F(load) F(unload) F(model_info) F(default_sampling) F(tokenize)
-                                F(detokenize) F(detokenizer_create) F(detokenizer_push) F(detokenizer_finish)
-                                    F(detokenizer_destroy) F(generate) F(get_extension) END
-                                    STRUCT(qp_entry) F(struct_size) F(draft) F(name) F(version) F(formats) F(plugin) END
-                                    STRUCT(qp_score) F(struct_size) F(reserved) F(score) END
-                                    STRUCT(qp_logits) F(struct_size) F(reserved) F(open) F(next) F(close) END
-                                    STRUCT(qp_tool_info) F(struct_size) F(reserved) F(name) F(help) F(arguments) END
-                                    STRUCT(qp_tools) F(struct_size) F(reserved) F(get) F(run) END
-                                    STRUCT(qp_quantize) F(struct_size) F(reserved) F(describe) F(run) END
+    STRUCT(qp_model_info)
+        F(struct_size) F(n_layers) F(hidden_size) F(n_vocab) F(n_ctx) F(adds_bos) F(bos_id) F(eos_id) F(n_params)
+        F(file_bytes) F(bits_per_weight) F(bits_per_weight_head) F(format) F(architecture) F(tokenizer) F(device)
+        F(compute) F(warnings)
+    END
+    STRUCT(qp_sampling) F(struct_size) F(top_k) F(set) F(seed) F(temperature) F(top_p) F(min_p) END
+    STRUCT(qp_text) F(data) F(size) END
+    STRUCT(qp_generate_params)
+        F(struct_size) F(flags) F(prompt) F(n_prompt) F(sampling) F(stop) F(stop_ids) F(n_stop) F(n_stop_ids)
+        F(max_tokens) F(n_top)
+    END
+    STRUCT(qp_top) F(id) F(logprob) END
+    STRUCT(qp_token) F(id) F(logprob) F(first_top) F(n_top) END
+    STRUCT(qp_event)
+        F(struct_size) F(kind) F(n_tokens) F(n_top) F(tokens) F(top) F(text) F(text_size) F(n_done) F(n_prompt)
+        F(n_generated) F(prefill_seconds) F(decode_seconds) F(ignored) F(finish_reason) F(stop_id)
+    END
+    STRUCT(qp_plugin)
+        F(struct_size) F(reserved) F(init) F(deinit) F(probe) F(list_load_options) F(inspect) F(plan_memory) F(load)
+        F(unload) F(model_info) F(default_sampling) F(tokenize) F(detokenize) F(detokenizer_create)
+        F(detokenizer_push) F(detokenizer_finish) F(detokenizer_destroy) F(generate) F(get_extension)
+    END
+    STRUCT(qp_entry) F(struct_size) F(draft) F(name) F(version) F(formats) F(plugin) END
+    STRUCT(qp_score) F(struct_size) F(reserved) F(score) END
+    STRUCT(qp_logits) F(struct_size) F(reserved) F(open) F(next) F(close) END
+    STRUCT(qp_tool_info) F(struct_size) F(reserved) F(name) F(help) F(arguments) END
+    STRUCT(qp_tools) F(struct_size) F(reserved) F(get) F(run) END
+    STRUCT(qp_quantize) F(struct_size) F(reserved) F(describe) F(run) END
 }
 
 void constants(Layout& layout) {
-    C(QP_ABI_MAJOR)
-    C(QP_ABI_DRAFT) C(QP_OK) C(QP_CANCELLED) C(QP_UNKNOWN) C(QP_INVALID_ARGUMENT) C(QP_DEADLINE_EXCEEDED)
-        C(QP_NOT_FOUND) C(QP_ALREADY_EXISTS) C(QP_PERMISSION_DENIED) C(QP_RESOURCE_EXHAUSTED) C(QP_FAILED_PRECONDITION)
-            C(QP_ABORTED) C(QP_OUT_OF_RANGE) C(QP_UNIMPLEMENTED) C(QP_INTERNAL) C(QP_UNAVAILABLE) C(QP_DATA_LOSS)
-                C(QP_LOG_ERROR) C(QP_LOG_WARNING) C(QP_LOG_INFO) C(QP_LOG_DEBUG) C(QP_OPTION_INT) C(QP_OPTION_BOOL)
-                    C(QP_OPTION_CHOICE) C(QP_OPTION_TEXT) C(QP_BOS_AUTO) C(QP_BOS_ON) C(QP_BOS_OFF) C(QP_SPECIAL_TEXT)
-                        C(QP_SET_TEMPERATURE) C(QP_SET_TOP_K) C(QP_SET_TOP_P) C(QP_SET_MIN_P) C(QP_SET_SEED)
-                            C(QP_GENERATE_IGNORE_EOS) C(QP_GENERATE_SPECIAL_TEXT) C(QP_EVENT_PREFILL) C(QP_EVENT_TOKENS)
-                                C(QP_EVENT_END) C(QP_FINISH_NONE) C(QP_FINISH_STOP) C(QP_FINISH_LENGTH)
-                                    C(QP_FINISH_CANCELLED) C(QP_FINISH_ERROR)
+    C(QP_ABI_MAJOR) C(QP_ABI_DRAFT)
+    C(QP_OK) C(QP_CANCELLED) C(QP_UNKNOWN) C(QP_INVALID_ARGUMENT) C(QP_DEADLINE_EXCEEDED) C(QP_NOT_FOUND)
+    C(QP_ALREADY_EXISTS) C(QP_PERMISSION_DENIED) C(QP_RESOURCE_EXHAUSTED) C(QP_FAILED_PRECONDITION) C(QP_ABORTED)
+    C(QP_OUT_OF_RANGE) C(QP_UNIMPLEMENTED) C(QP_INTERNAL) C(QP_UNAVAILABLE) C(QP_DATA_LOSS)
+    C(QP_LOG_ERROR) C(QP_LOG_WARNING) C(QP_LOG_INFO) C(QP_LOG_DEBUG)
+    C(QP_OPTION_INT) C(QP_OPTION_BOOL) C(QP_OPTION_CHOICE) C(QP_OPTION_TEXT)
+    C(QP_BOS_AUTO) C(QP_BOS_ON) C(QP_BOS_OFF) C(QP_SPECIAL_TEXT)
+    C(QP_SET_TEMPERATURE) C(QP_SET_TOP_K) C(QP_SET_TOP_P) C(QP_SET_MIN_P) C(QP_SET_SEED)
+    C(QP_GENERATE_IGNORE_EOS) C(QP_GENERATE_SPECIAL_TEXT)
+    C(QP_EVENT_PREFILL) C(QP_EVENT_TOKENS) C(QP_EVENT_END)
+    C(QP_FINISH_NONE) C(QP_FINISH_STOP) C(QP_FINISH_LENGTH) C(QP_FINISH_CANCELLED) C(QP_FINISH_ERROR)
 }
 // clang-format on
 

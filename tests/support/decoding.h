@@ -18,7 +18,8 @@ namespace quantplug::test {
 inline std::vector<std::filesystem::path> golden_files(std::string_view prefix) {
     std::vector<std::filesystem::path> out;
     for (const auto& entry : std::filesystem::directory_iterator(data_dir() / "goldens"))
-        if (entry.is_regular_file() && entry.path().filename().string().starts_with(prefix)) out.push_back(entry.path());
+        if (entry.is_regular_file() && entry.path().filename().string().starts_with(prefix))
+            out.push_back(entry.path());
     std::sort(out.begin(), out.end());
     return out;
 }
@@ -65,12 +66,13 @@ int64_t first_difference(const std::vector<T>& a, const std::vector<T>& b) {
 }
 
 inline bool same_shape(const kernels::MatrixShape& a, const kernels::MatrixShape& b) {
-    return a.in_features == b.in_features && a.out_features == b.out_features && a.groups == b.groups && a.has_zeros == b.has_zeros &&
-           a.has_perm == b.has_perm && a.has_bias == b.has_bias;
+    return a.in_features == b.in_features && a.out_features == b.out_features && a.groups == b.groups &&
+           a.has_zeros == b.has_zeros && a.has_perm == b.has_perm && a.has_bias == b.has_bias;
 }
 
 /// Puts "<module>." before the tensors that a checkpoint has; reference tensors are left out.
-inline Tensors with_prefix(const Tensors& tensors, const std::string& module, std::initializer_list<const char*> names) {
+inline Tensors with_prefix(const Tensors& tensors, const std::string& module,
+                           std::initializer_list<const char*> names) {
     Tensors out;
     for (const char* name : names)
         if (const auto found = tensors.find(name); found != tensors.end()) out[module + "." + name] = found->second;

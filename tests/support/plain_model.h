@@ -56,7 +56,7 @@ class PlainModel {
             add_projection(at + "mlp.gate_proj", hidden, intermediate);
             add_projection(at + "mlp.up_proj", hidden, intermediate);
             add_projection(at + "mlp.down_proj", intermediate, hidden);
-            add("model.layers." + std::to_string(layer) + ".mlp.gate", hidden, 4, 0.02f);   // a router: stays plain
+            add("model.layers." + std::to_string(layer) + ".mlp.gate", hidden, 4, 0.02f);  // a router: stays plain
             add_norm(at + "input_layernorm");
             add_norm(at + "post_attention_layernorm");
         }
@@ -65,14 +65,15 @@ class PlainModel {
         tensors_["model.layers.0.self_attn.q_proj.bias"] = make_tensor(engine::StoredType::f16, {hidden}, bias);
         add_norm("model.norm");
         write_tensor_file(dir_.path() / "model.safetensors", tensors_);
-        write_file(dir_.path() / "config.json",
-                   R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 160, "vocab_size": 70, "num_hidden_layers": 2, "tie_word_embeddings": )" +
-                       std::string(tied ? "true" : "false") + R"(, "torch_dtype": "float32"})");
+        write_file(
+            dir_.path() / "config.json",
+            R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 160, "vocab_size": 70, "num_hidden_layers": 2, "tie_word_embeddings": )" +
+                std::string(tied ? "true" : "false") + R"(, "torch_dtype": "float32"})");
         write_file(dir_.path() / "tokenizer.json", "{}");
     }
 
     const std::filesystem::path& path() const { return dir_.path(); }
-    const std::vector<std::string>& matrices() const { return projections_; }   // of the decoder
+    const std::vector<std::string>& matrices() const { return projections_; }  // of the decoder
     const Matrix32& matrix(const std::string& name) const { return weights_.at(name); }
 
  private:
@@ -92,7 +93,8 @@ class PlainModel {
             bits.push_back(half ? kernels::f32_to_f16(value) : kernels::f32_to_bf16(value));
             value = half ? kernels::f16_to_f32(bits.back()) : kernels::bf16_to_f32(bits.back());
         }
-        tensors_[name + ".weight"] = type_ == engine::StoredType::f32 ? make_tensor(type_, {n, k}, matrix.values) : make_tensor(type_, {n, k}, bits);
+        tensors_[name + ".weight"] = type_ == engine::StoredType::f32 ? make_tensor(type_, {n, k}, matrix.values)
+                                                                      : make_tensor(type_, {n, k}, bits);
         weights_[name] = std::move(matrix);
     }
     void add_norm(const std::string& name) {

@@ -13,8 +13,10 @@
 
 namespace quantplug::test {
 
-/// What describe, or else open, says; "" where both accept the matrix, "not an engine::Error: ..." for any other exception.
-inline std::string refusal(const engine::Format& format, const Tensors& tensors, int32_t k, int32_t n, const std::string& config = "") {
+/// What describe, or else open, says; "" where both accept the matrix, "not an engine::Error: ..." for any other
+/// exception.
+inline std::string refusal(const engine::Format& format, const Tensors& tensors, int32_t k, int32_t n,
+                           const std::string& config = "") {
     const TempDir dir;
     write_tensor_file(dir.path() / "model.safetensors", tensors);
     if (!config.empty()) write_file(dir.path() / "quantize_config.json", config);

@@ -45,7 +45,9 @@ inline Tensors read_tensors(const engine::ModelFolder& folder) {
     return out;
 }
 
-inline Tensors read_tensor_file(const std::filesystem::path& path) { return read_tensors(engine::ModelFolder::open_file(path)); }
+inline Tensors read_tensor_file(const std::filesystem::path& path) {
+    return read_tensors(engine::ModelFolder::open_file(path));
+}
 
 inline void write_tensor_file(const std::filesystem::path& path, const Tensors& tensors) {
     std::filesystem::remove(path);

@@ -74,7 +74,7 @@ class ModelCall {
         if (own != model_.callers.end()) model_.callers.erase(own);
         // Under the lock: unload frees the mutex as soon as it sees none.
         if (model_.callers.empty()) model_.changed.notify_all();
-            model_.changed.notify_all();  // under the lock: unload frees the mutex as soon as it sees 0
+        model_.changed.notify_all();  // under the lock: unload frees the mutex as soon as it sees 0
     }
     ModelCall(const ModelCall&) = delete;
     ModelCall& operator=(const ModelCall&) = delete;
