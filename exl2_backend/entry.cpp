@@ -15,4 +15,5 @@ class Exl2Backend : public engine::PluginBackend {
 
 }  // namespace quantplug::exl2
 
-const qp_entry quantplug_entry_v1 = quantplug::backend::make_entry<quantplug::exl2::Exl2Backend>("exl2", QP_VERSION, "exl2,plain");
+const qp_entry quantplug_entry_v1 =
+    quantplug::backend::make_entry<quantplug::exl2::Exl2Backend>("exl2", QP_VERSION, "exl2,plain");

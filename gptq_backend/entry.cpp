@@ -15,4 +15,5 @@ class GptqBackend : public engine::PluginBackend {
 
 }  // namespace quantplug::gptq
 
-const qp_entry quantplug_entry_v1 = quantplug::backend::make_entry<quantplug::gptq::GptqBackend>("gptq", QP_VERSION, "gptq");
+const qp_entry quantplug_entry_v1 =
+    quantplug::backend::make_entry<quantplug::gptq::GptqBackend>("gptq", QP_VERSION, "gptq");

@@ -1,13 +1,16 @@
 // kernels::Device: the one interface that the model graph is written against.
 //
 //   1. engine/ describes a model as data (model.h) and walks it once per step, calling the block ops of `Ops`.
-//   2. A block op has a default made of reference primitives (ops.h); a device overrides what it fuses. Nothing outside a device
+//   2. A block op has a default made of reference primitives (ops.h); a device overrides what it fuses. Nothing outside
+//   a device
 //      sees a pointer.
-//   3. `submit(step, walk)` is asynchronous by contract. The CPU calls `walk` at once. A CUDA device will call it once per shape under
+//   3. `submit(step, walk)` is asynchronous by contract. The CPU calls `walk` at once. A CUDA device will call it once
+//   per shape under
 //      stream capture and replay it: whatever changes from step to step is in `Step`, never in the walk.
 //   4. `wait` returns what the step was asked for.
 //
-// Threads: a Device is used by one thread at a time; different Devices may run at once and share the process's thread pool.
+// Threads: a Device is used by one thread at a time; different Devices may run at once and share the process's thread
+// pool.
 #pragma once
 
 #include <cstdint>
@@ -27,80 +30,97 @@ inline namespace QP_KERNELS_NS {
 // ---------------------------------------------------------------- KV cache: the layout belongs to the device
 struct KvSpec {
     enum Type : uint8_t { f32, f16 } type = f16;
-    int32_t block_tokens = 64;            // tokens of one block
+    int32_t block_tokens = 64;  // tokens of one block
     int32_t n_blocks = 0;
 };
-struct Kv { uint32_t id = 0; };
+struct Kv {
+    uint32_t id = 0;
+};
 
 // ---------------------------------------------------------------- one step
-/// One token to be computed. A token's sequence has its keys and values of positions 0 .. position-1 in the cache already, or in
-/// earlier rows of this step. position < ModelSpec::max_positions, 0 <= token < n_vocab: refused otherwise.
-struct Row { int32_t sequence = 0, token = 0, position = 0; };
+/// One token to be computed. A token's sequence has its keys and values of positions 0 .. position-1 in the cache
+/// already, or in earlier rows of this step. position < ModelSpec::max_positions, 0 <= token < n_vocab: refused
+/// otherwise.
+struct Row {
+    int32_t sequence = 0, token = 0, position = 0;
+};
 
 struct Wanted {
     enum What : uint8_t {
-        argmax,       // StepResult::tokens gets the id (ties: the lowest), values its log-probability
-        logits,       // values gets n_vocab logits
-        logprob_of,   // values gets the natural log of the probability of `token`
+        argmax,      // StepResult::tokens gets the id (ties: the lowest), values its log-probability
+        logits,      // values gets n_vocab logits
+        logprob_of,  // values gets the natural log of the probability of `token`
     };
-    int32_t row = 0;                      // index into Step::rows
+    int32_t row = 0;  // index into Step::rows
     What what = logits;
-    int32_t token = 0;                    // logprob_of
+    int32_t token = 0;  // logprob_of
 };
 
 struct Step {
-    std::span<const Row> rows;            // decode: one per sequence; prefill: a chunk of one sequence
+    std::span<const Row> rows;  // decode: one per sequence; prefill: a chunk of one sequence
     Kv kv;
-    std::span<const int32_t> block_table; // (n_sequences, max_blocks): block ids; position p of sequence s lies in block [s][p / block_tokens]
+    std::span<const int32_t> block_table;  // (n_sequences, max_blocks): block ids; position p of sequence s lies in
+                                           // block [s][p / block_tokens]
     int32_t max_blocks = 0;
-    std::span<const Wanted> wanted;       // empty: prefill that is not at its end
+    std::span<const Wanted> wanted;  // empty: prefill that is not at its end
     bool prefill = false;
 };
 
 struct StepResult {
-    std::vector<int32_t> tokens;          // argmax, in the order of Step::wanted
-    std::vector<float> values;            // in the order of Step::wanted: n_vocab for logits, one otherwise
+    std::vector<int32_t> tokens;  // argmax, in the order of Step::wanted
+    std::vector<float> values;    // in the order of Step::wanted: n_vocab for logits, one otherwise
 };
-struct Ticket { uint64_t id = 0; };
+struct Ticket {
+    uint64_t id = 0;
+};
 
-// ---------------------------------------------------------------- block ops: called by engine's walk, in order, on the step being built
-struct Activations { uint32_t id = 0; };  // (rows, width) FP32, owned by the device, valid within a step
+// ---------------------------------------------------------------- block ops: called by engine's walk, in order, on the
+// step being built
+struct Activations {
+    uint32_t id = 0;
+};  // (rows, width) FP32, owned by the device, valid within a step
 
 class QP_KERNELS_API Ops {
  public:
     virtual ~Ops() = default;
-    virtual Activations embed(const ModelSpec&) = 0;                                                     // (rows, hidden): the residual stream
-    virtual Activations norm_qkv(const ModelSpec&, const LayerSpec&, Activations x) = 0;                 // norm, q, k, v with biases, QK norm
-    virtual Activations rope_append_attend(const ModelSpec&, const LayerSpec&, int32_t layer, Activations qkv) = 0;   // (rows, n_heads*head_dim)
-    virtual void project_add(const ModelSpec&, const LayerSpec&, Activations attended, Activations x) = 0;   // x += o(attended)
-    virtual Activations gate_up_act(const ModelSpec&, const LayerSpec&, Activations x) = 0;              // norm, act(gate) * up
-    virtual void down_add(const ModelSpec&, const LayerSpec&, Activations h, Activations x) = 0;         // x += down(h)
-    virtual void head_sample(const ModelSpec&, Activations x) = 0;                                       // final norm, head, what Step wants
+    virtual Activations embed(const ModelSpec&) = 0;  // (rows, hidden): the residual stream
+    virtual Activations norm_qkv(const ModelSpec&, const LayerSpec&,
+                                 Activations x) = 0;  // norm, q, k, v with biases, QK norm
+    virtual Activations rope_append_attend(const ModelSpec&, const LayerSpec&, int32_t layer,
+                                           Activations qkv) = 0;  // (rows, n_heads*head_dim)
+    virtual void project_add(const ModelSpec&, const LayerSpec&, Activations attended,
+                             Activations x) = 0;                                             // x += o(attended)
+    virtual Activations gate_up_act(const ModelSpec&, const LayerSpec&, Activations x) = 0;  // norm, act(gate) * up
+    virtual void down_add(const ModelSpec&, const LayerSpec&, Activations h, Activations x) = 0;  // x += down(h)
+    virtual void head_sample(const ModelSpec&, Activations x) = 0;  // final norm, head, what Step wants
 };
 
-/// The graph. Returns false to give the step up between two layers (cancel): `wait` then answers CANCELLED and the step's keys and values
-/// count as not written.
+/// The graph. Returns false to give the step up between two layers (cancel): `wait` then answers CANCELLED and the
+/// step's keys and values count as not written.
 using Walk = std::function<bool(Ops&)>;
 
-struct MemoryUse { uint64_t weights = 0, kv = 0, scratch = 0; };   // bytes
+struct MemoryUse {
+    uint64_t weights = 0, kv = 0, scratch = 0;
+};  // bytes
 
 class QP_KERNELS_API Device {
  public:
-    virtual ~Device() = default;                                   // frees all that the handles hold
-    virtual std::string describe() const = 0;                      // e.g. "cpu (avx2, 2 threads)"
+    virtual ~Device() = default;               // frees all that the handles hold
+    virtual std::string describe() const = 0;  // e.g. "cpu (avx2, 2 threads)"
 
     // Plans: computed from shapes alone; equal to what is then allocated.
     virtual uint64_t matrix_bytes(const MatrixShape& shape) const = 0;
     virtual uint64_t kv_bytes(const ModelSpec& spec, const KvSpec& kv) const = 0;
     virtual uint64_t scratch_bytes(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted) const = 0;
-    virtual MemoryUse memory() const = 0;                          // what is allocated now
+    virtual MemoryUse memory() const = 0;  // what is allocated now
 
     // Weights. Streams: peak = the packed matrix + a few rows of codes. RESOURCE_EXHAUSTED leaves the device usable.
     virtual Status pack(const QuantSource& source, Matrix* out) = 0;
     virtual Status pack(const DenseSource& source, Matrix* out) = 0;
     virtual Status upload(std::span<const float> values, Vector* out) = 0;
 
-    /// Allocates the scratch for steps of up to max_rows rows that want up to max_wanted rows of logits. Once, before the first submit.
+    /// Allocates the scratch for steps of up to max_rows rows that want up to max_wanted rows of logits. Once, before
+    /// the first submit.
     virtual Status prepare(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted) = 0;
 
     virtual Status make_kv(const ModelSpec& spec, const KvSpec& kv, Kv* out) = 0;
@@ -108,13 +128,13 @@ class QP_KERNELS_API Device {
     /// Forgets positions >= n_tokens of one sequence, whose blocks these are (stops, rewinding, speculation).
     virtual Status truncate(Kv kv, std::span<const int32_t> blocks, int32_t n_tokens) = 0;
 
-    virtual Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) = 0;   // refusals come from wait
-    virtual Status wait(Ticket ticket, StepResult* out) = 0;       // once per ticket
+    virtual Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) = 0;  // refusals come from wait
+    virtual Status wait(Ticket ticket, StepResult* out) = 0;                               // once per ticket
     virtual bool finished(Ticket ticket) = 0;
 };
 
-/// The CPU. Instruction set: the best that the machine has, or what the environment variable QUANTPLUG_CPU names (portable, avx2), an
-/// error if the machine lacks it. threads 0: min(physical cores, affinity, cgroup quota).
+/// The CPU. Instruction set: the best that the machine has, or what the environment variable QUANTPLUG_CPU names
+/// (portable, avx2), an error if the machine lacks it. threads 0: min(physical cores, affinity, cgroup quota).
 QP_KERNELS_API Status make_cpu_device(int32_t threads, std::unique_ptr<Device>* out);
 
 /// Plain loops in double precision, for tests: no fusion, no packing.

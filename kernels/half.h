@@ -23,11 +23,11 @@ inline uint16_t f32_to_f16(float f) {
     const uint32_t bits = std::bit_cast<uint32_t>(f);
     const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
     const uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);            // NaN
-    if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);           // >= 65520 rounds to infinity
-    if (magnitude < 0x33000001u) return sign;                                // <= 2^-25 rounds to zero
-    if (magnitude < 0x38800000u) {                                           // subnormal result
-        const uint32_t shift = 126u - (magnitude >> 23);                     // 14 .. 24
+    if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);   // NaN
+    if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // >= 65520 rounds to infinity
+    if (magnitude < 0x33000001u) return sign;                       // <= 2^-25 rounds to zero
+    if (magnitude < 0x38800000u) {                                  // subnormal result
+        const uint32_t shift = 126u - (magnitude >> 23);            // 14 .. 24
         const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
         const uint32_t kept = mantissa >> shift;
         const uint32_t rest = mantissa & ((1u << shift) - 1u);

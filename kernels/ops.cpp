@@ -21,7 +21,8 @@ bool BlockOps::expect(const ModelSpec& spec, const LayerSpec* layer, Activations
     if (!status_.ok()) return false;
     if (&spec != spec_) {
         fail(invalid_argument, "the walk passed a model spec that is not the one given to submit");
-    } else if (layer && (spec.layers.empty() || layer < spec.layers.data() || layer >= spec.layers.data() + spec.layers.size())) {
+    } else if (layer && (spec.layers.empty() || layer < spec.layers.data() ||
+                         layer >= spec.layers.data() + spec.layers.size())) {
         fail(invalid_argument, "the walk passed a layer that is not in the model spec's list");
     } else if (got.id != uint32_t(slot)) {
         fail(invalid_argument, "the walk passed activations that are not what the op before it returned");
@@ -43,11 +44,13 @@ Activations BlockOps::norm_qkv(const ModelSpec& spec, const LayerSpec& layer, Ac
     project(layer.k, Slot::normed, Slot::qkv, q_width, Store::set);
     project(layer.v, Slot::normed, Slot::qkv, q_width + kv_width, Store::set);
     if (layer.q_norm.kind != NormSpec::none) head_norm(layer.q_norm, Slot::qkv, 0, spec.n_heads, spec.head_dim);
-    if (layer.k_norm.kind != NormSpec::none) head_norm(layer.k_norm, Slot::qkv, q_width, spec.n_kv_heads, spec.head_dim);
+    if (layer.k_norm.kind != NormSpec::none)
+        head_norm(layer.k_norm, Slot::qkv, q_width, spec.n_kv_heads, spec.head_dim);
     return handle(Slot::qkv);
 }
 
-Activations BlockOps::rope_append_attend(const ModelSpec& spec, const LayerSpec& layer, int32_t index, Activations qkv) {
+Activations BlockOps::rope_append_attend(const ModelSpec& spec, const LayerSpec& layer, int32_t index,
+                                         Activations qkv) {
     if (!expect(spec, &layer, qkv, Slot::qkv)) return {};
     if (index < 0 || size_t(index) >= spec.layers.size()) {
         fail(invalid_argument, "the walk passed a layer index that is not in the model spec's list");

@@ -23,13 +23,14 @@ inline uint64_t saturating_add(uint64_t a, uint64_t b) {
 inline uint64_t count_of(int32_t n) { return n > 0 ? uint64_t(n) : 0; }
 inline uint64_t round_up(uint64_t n, uint64_t unit) { return saturating_add(n, unit - 1) / unit * unit; }
 
-constexpr int32_t max_head_dim = 1024;   // stack buffers of the attention
+constexpr int32_t max_head_dim = 1024;  // stack buffers of the attention
 constexpr int32_t max_step_rows = 1 << 16;
 
 /// What a handle stands for, for the checks.
 class Handles {
  public:
-    virtual bool matrix_size(Matrix matrix, int32_t* in_features, int32_t* out_features) const = 0;   // false: no such matrix
+    virtual bool matrix_size(Matrix matrix, int32_t* in_features,
+                             int32_t* out_features) const = 0;  // false: no such matrix
     virtual bool vector_size(Vector vector, int32_t* size) const = 0;
 
  protected:
@@ -44,7 +45,8 @@ Status check_kv(const ModelSpec& spec, const KvSpec& kv);
 Status check_quant(const QuantSource& source);
 Status check_dense(const DenseSource& source);
 
-/// Rows, tokens, positions, the block table and what is wanted. `slots` is working space of the caller (reserve max_rows + sequences).
+/// Rows, tokens, positions, the block table and what is wanted. `slots` is working space of the caller (reserve
+/// max_rows + sequences).
 Status check_step(const ModelSpec& spec, const Step& step, const KvSpec& kv, int32_t max_rows, int32_t max_wanted,
                   std::vector<int64_t>& slots);
 

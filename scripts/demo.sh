@@ -3,6 +3,7 @@
 # EXL2 and a GPTQ folder from it, and asks both a question. A second run does nothing twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 models=${QUANTPLUG_MODELS:-models}
 name=SmolLM2-135M-Instruct
 gguf=$models/$name.Q4_1.gguf

@@ -8,6 +8,7 @@ shift
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(safetensors gguf config tokenizer dynsym)
 scripts/packages.sh clang libclang-rt-dev
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz --target "${targets[@]/#/fuzz_}"
 mkdir -p build/fuzz/findings

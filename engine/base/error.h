@@ -1,4 +1,5 @@
-// Errors inside the engine and the backends are exceptions; the plugin's barrier turns them into a status and a sentence.
+// Errors inside the engine and the backends are exceptions; the plugin's barrier turns them into a status and a
+// sentence.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@
 
 namespace quantplug::engine {
 
-/// absl's code values, as plugin_api/include/quantplug/status.h has them.
+/// absl's code values, as plugin_api/include/quantplug/base.h has them.
 enum class Code : int32_t {
     cancelled = 1,
     unknown = 2,

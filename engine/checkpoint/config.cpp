@@ -51,7 +51,8 @@ bool ConfigKeys::is_null(std::string_view key) const {
 namespace {
 
 template <typename Get>
-auto first(const ConfigKeys& keys, Keys names, Get get) -> decltype(get(std::declval<const JsonObject&>(), std::string_view())) {
+auto first(const ConfigKeys& keys, Keys names, Get get)
+    -> decltype(get(std::declval<const JsonObject&>(), std::string_view())) {
     for (const std::string_view name : names)
         if (const JsonObject* level = keys.value_of(name)) return get(*level, name);
     return std::nullopt;
@@ -95,7 +96,8 @@ class Sizes {
     }
     int64_t need(Keys names, int64_t least, int64_t most) const {
         if (const auto value = find(names, least, most)) return *value;
-        fail(Code::invalid_argument, config_.name(), " has no ", *names.begin(), ": it is not the configuration of a language model");
+        fail(Code::invalid_argument, config_.name(), " has no ", *names.begin(),
+             ": it is not the configuration of a language model");
     }
 
  private:
@@ -114,7 +116,8 @@ std::string rope_type(const JsonObject& rope, const std::string& architecture) {
 
 std::optional<double> positive(const JsonObject& object, std::string_view key) {
     const auto value = object.number(key);
-    if (value && !(*value > 0)) fail(Code::invalid_argument, object.where(key), " is ", *value, ", expected a positive number");
+    if (value && !(*value > 0))
+        fail(Code::invalid_argument, object.where(key), " is ", *value, ", expected a positive number");
     return value;
 }
 
@@ -151,7 +154,8 @@ RopeConfig read_rope(const ConfigKeys& keys, const JsonObject* rope, const Model
         out.short_factor = rope->numbers("short_factor");
         out.long_factor = rope->numbers("long_factor");
         out.mrope_section = rope->integers("mrope_section");
-        set_original(rope->integer("original_max_position_embeddings"), rope->where("original_max_position_embeddings"));
+        set_original(rope->integer("original_max_position_embeddings"),
+                     rope->where("original_max_position_embeddings"));
     }
     set_original(original, "config.json: original_max_position_embeddings");
     if (!out.theta) out.theta = positive(keys, {"rope_theta", "attn_config.rope_theta", "rotary_emb_base"});
@@ -159,10 +163,12 @@ RopeConfig read_rope(const ConfigKeys& keys, const JsonObject* rope, const Model
         out.partial_rotary_factor = positive(keys, {"partial_rotary_factor", "rotary_pct", "rope_pct"});
         const auto rotary_dim = keys.integer({"rotary_dim"});
         if (!out.partial_rotary_factor && rotary_dim && *rotary_dim > 0)
-            out.partial_rotary_factor = double(*rotary_dim) / double(config.head_dim.value_or(config.hidden_size / config.n_heads));
+            out.partial_rotary_factor =
+                double(*rotary_dim) / double(config.head_dim.value_or(config.hidden_size / config.n_heads));
     }
     if (out.partial_rotary_factor && *out.partial_rotary_factor > 1)
-        fail(Code::invalid_argument, "config.json: partial_rotary_factor is ", *out.partial_rotary_factor, ", expected at most 1");
+        fail(Code::invalid_argument, "config.json: partial_rotary_factor is ", *out.partial_rotary_factor,
+             ", expected at most 1");
     return out;
 }
 
@@ -174,7 +180,8 @@ void read_ropes(const ConfigKeys& keys, ModelConfig& config) {
     }
     // One dictionary per layer type: {"full_attention": {...}, "sliding_attention": {...}}.
     for (const auto& [type, value] : dictionary->value().items())
-        if (value.is_object() && (type == "full_attention" || type == "sliding_attention" || type == "chunked_attention")) {
+        if (value.is_object() &&
+            (type == "full_attention" || type == "sliding_attention" || type == "chunked_attention")) {
             const JsonObject one = *dictionary->object(type);
             config.rope_by_layer_type[type] = read_rope(keys, &one, config);
         }
@@ -193,8 +200,8 @@ void read_window(const ConfigKeys& keys, const Sizes& sizes, ModelConfig& config
     if (const JsonObject* level = keys.value_of("layer_types")) {
         config.layer_types = level->strings("layer_types");
         if (config.layer_types.size() != size_t(config.n_layers))
-            fail(Code::invalid_argument, level->where("layer_types"), " has ", config.layer_types.size(), " entries for ",
-                 config.n_layers, " layers");
+            fail(Code::invalid_argument, level->where("layer_types"), " has ", config.layer_types.size(),
+                 " entries for ", config.n_layers, " layers");
     }
 }
 
@@ -221,9 +228,11 @@ void read_special_ids(const ConfigKeys& keys, const JsonObject& generation, Mode
 }
 
 int64_t read_kv_heads(const ConfigKeys& keys, const Sizes& sizes, int64_t n_heads) {
-    if (keys.boolean({"multi_query"}).value_or(false) && !keys.boolean({"new_decoder_architecture"}).value_or(false)) return 1;
+    if (keys.boolean({"multi_query"}).value_or(false) && !keys.boolean({"new_decoder_architecture"}).value_or(false))
+        return 1;
     const auto found = sizes.find(
-        {"num_key_value_heads", "attn_config.kv_n_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"}, 1, max_heads);
+        {"num_key_value_heads", "attn_config.kv_n_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"}, 1,
+        max_heads);
     return found.value_or(n_heads);
 }
 
@@ -249,16 +258,18 @@ ModelConfig read_model_config(const JsonObject& json, const JsonObject& generati
         fail(Code::invalid_argument, json.name(), ": num_attention_heads is ", config.n_heads,
              ", no multiple of the number of key/value heads, ", config.n_kv_heads);
     config.head_dim = sizes.find({"head_dim", "kv_channels"}, 1, 1 << 16);
-    config.intermediate_size = sizes.find({"intermediate_size", "ffn_config.ffn_hidden_size", "n_inner", "ffn_dim", "ffn_hidden_size"}, 1,
-                                          max_intermediate)
-                                   .value_or(0);
+    config.intermediate_size =
+        sizes
+            .find({"intermediate_size", "ffn_config.ffn_hidden_size", "n_inner", "ffn_dim", "ffn_hidden_size"}, 1,
+                  max_intermediate)
+            .value_or(0);
     config.n_vocab = sizes.need({"vocab_size"}, 1, max_vocab);
-    const auto positions = sizes.find({"max_position_embeddings", "max_sequence_length", "model_max_length", "max_seq_len", "n_positions",
-                                       "seq_length"},
+    const auto positions = sizes.find({"max_position_embeddings", "max_sequence_length", "model_max_length",
+                                       "max_seq_len", "n_positions", "seq_length"},
                                       1, std::numeric_limits<int64_t>::max());
     if (positions) config.max_positions = std::min(*positions, max_context);
-    config.norm_eps = positive(
-        keys, {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps", "layernorm_epsilon"});
+    config.norm_eps = positive(keys, {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon",
+                                      "norm_eps", "layernorm_epsilon"});
     if (config.norm_eps && *config.norm_eps > 1)
         fail(Code::invalid_argument, json.name(), ": the norms' epsilon is ", *config.norm_eps, ", expected at most 1");
 
@@ -267,14 +278,16 @@ ModelConfig read_model_config(const JsonObject& json, const JsonObject& generati
     config.tie_word_embeddings = keys.boolean({"tie_word_embeddings"});
     config.attention_bias = keys.boolean({"attention_bias"});
     config.mlp_bias = keys.boolean({"mlp_bias"});
-    config.activation = keys.string({"hidden_activation", "hidden_act", "activation_function", "activation"}).value_or("");
+    config.activation =
+        keys.string({"hidden_activation", "hidden_act", "activation_function", "activation"}).value_or("");
     config.dtype = keys.string({"dtype", "torch_dtype"}).value_or("");
     read_special_ids(keys, generation, config);
     return config;
 }
 
 ModelConfig read_model_config(const ModelFolder& folder) {
-    if (!folder.has_config()) fail(Code::not_found, folder.name(), " has no config.json: it is no complete model folder");
+    if (!folder.has_config())
+        fail(Code::not_found, folder.name(), " has no config.json: it is no complete model folder");
     return read_model_config(folder.config(), folder.generation_config());
 }
 

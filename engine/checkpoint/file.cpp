@@ -19,8 +19,8 @@ std::string error_text(int error) { return std::generic_category().message(error
 
 void check_range(const ByteSource& source, uint64_t offset, uint64_t count) {
     if (offset > source.size() || count > source.size() - offset)
-        fail(Code::data_loss, source.name(), " has ", source.size(), " bytes, but bytes ", offset, " to ", offset + count,
-             " were asked for: the file is truncated, download it again");
+        fail(Code::data_loss, source.name(), " has ", source.size(), " bytes, but bytes ", offset, " to ",
+             offset + count, " were asked for: the file is truncated, download it again");
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ File File::open(const std::filesystem::path& path) {
         struct stat link {};
         if (error == ENOENT && ::lstat(path.c_str(), &link) == 0)
             fail(Code::not_found, name, " is a symbolic link to a file that does not exist: download the model again");
-        const Code code = error == ENOENT || error == ENOTDIR    ? Code::not_found
+        const Code code = error == ENOENT || error == ENOTDIR  ? Code::not_found
                           : error == EMFILE || error == ENFILE ? Code::resource_exhausted
                           : error == ENXIO                     ? Code::invalid_argument
                                                                : Code::failed_precondition;
@@ -56,7 +56,9 @@ File File::open(const std::filesystem::path& path) {
     return file;
 }
 
-File::File(File&& other) noexcept : fd_(other.fd_), size_(other.size_), name_(std::move(other.name_)) { other.fd_ = -1; }
+File::File(File&& other) noexcept : fd_(other.fd_), size_(other.size_), name_(std::move(other.name_)) {
+    other.fd_ = -1;
+}
 
 File& File::operator=(File&& other) noexcept {
     std::swap(fd_, other.fd_);

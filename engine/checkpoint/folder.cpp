@@ -69,7 +69,8 @@ std::optional<ShardName> shard_name(std::string_view name) {
     name.remove_suffix(safetensors_suffix.size());
     const auto take_number = [&]() -> std::optional<uint64_t> {
         size_t digits = 0;
-        while (digits < name.size() && name[name.size() - 1 - digits] >= '0' && name[name.size() - 1 - digits] <= '9') ++digits;
+        while (digits < name.size() && name[name.size() - 1 - digits] >= '0' && name[name.size() - 1 - digits] <= '9')
+            ++digits;
         if (digits == 0 || digits > 9) return std::nullopt;
         uint64_t value = 0;
         for (const char c : name.substr(name.size() - digits)) value = value * 10 + uint64_t(c - '0');
@@ -140,7 +141,8 @@ std::vector<std::string> files_of_complete_index(const fs::path& path, const std
     };
     const std::string& folder = path.string();
     if (const std::string* name = with(".gguf"))
-        fail(Code::unimplemented, folder, " holds a GGUF model (", *name, "): turn it into a folder with `quantplug import-gguf`");
+        fail(Code::unimplemented, folder, " holds a GGUF model (", *name,
+             "): turn it into a folder with `quantplug import-gguf`");
     if (const std::string* name = with(".bin", ".pt", ".pth"))
         fail(Code::unimplemented, folder, " holds its weights as a pickle (", *name,
              "), which is not read: convert the model to safetensors");
@@ -156,10 +158,10 @@ struct ModelFolder::State {
     fs::path path;
     std::string name;
     std::vector<SafetensorsFile> files;
-    std::vector<TensorInfo> tensors;              // sorted by name
-    std::vector<uint32_t> file_index;             // of every tensor
+    std::vector<TensorInfo> tensors;   // sorted by name
+    std::vector<uint32_t> file_index;  // of every tensor
     Json config, generation, tokenizer, quantize;
-    std::string quantize_name;                    // empty: no such file
+    std::string quantize_name;  // empty: no such file
     bool has_config = false;
 
     void add_file(const fs::path& file) { files.push_back(SafetensorsFile::open(file)); }
@@ -201,7 +203,8 @@ ModelFolder ModelFolder::open(const fs::path& path) {
         std::array<char, 4> magic{};
         if (file.size() >= magic.size()) file.read(0, std::as_writable_bytes(std::span(magic)));
         if (std::string_view(magic.data(), magic.size()) == "GGUF")
-            fail(Code::unimplemented, path.string(), " is a GGUF file: turn it into a folder with `quantplug import-gguf`");
+            fail(Code::unimplemented, path.string(),
+                 " is a GGUF file: turn it into a folder with `quantplug import-gguf`");
         fail(Code::invalid_argument, path.string(), " is a file: give the folder of the model");
     }
 
@@ -220,7 +223,8 @@ ModelFolder ModelFolder::open(const fs::path& path) {
         return std::any_of(file.tensors().begin(), file.tensors().end(),
                            [](const TensorInfo& tensor) { return tensor.name.ends_with(".q_weight"); });
     });
-    const std::vector<std::string> indexed = is_exl2 ? std::vector<std::string>() : files_of_complete_index(path, names);
+    const std::vector<std::string> indexed =
+        is_exl2 ? std::vector<std::string>() : files_of_complete_index(path, names);
     if (indexed.empty()) {
         if (all.empty()) refuse_without_safetensors(path, names);
         refuse_missing_shard(path, all);
@@ -242,7 +246,7 @@ ModelFolder ModelFolder::open(const fs::path& path) {
             return false;
         }
         into = read_json_file(path / name);
-        JsonObject(into, (path / name).string());   // refuses anything but an object
+        JsonObject(into, (path / name).string());  // refuses anything but an object
         return true;
     };
     state->has_config = read_config("config.json", state->config);
@@ -270,7 +274,9 @@ const fs::path& ModelFolder::path() const { return state_->path; }
 const std::string& ModelFolder::name() const { return state_->name; }
 bool ModelFolder::has_config() const { return state_->has_config; }
 JsonObject ModelFolder::config() const { return state_->object(state_->config, "config.json"); }
-JsonObject ModelFolder::generation_config() const { return state_->object(state_->generation, "generation_config.json"); }
+JsonObject ModelFolder::generation_config() const {
+    return state_->object(state_->generation, "generation_config.json");
+}
 JsonObject ModelFolder::tokenizer_config() const { return state_->object(state_->tokenizer, "tokenizer_config.json"); }
 
 std::optional<JsonObject> ModelFolder::quantization_config() const {
@@ -284,8 +290,9 @@ const std::vector<TensorInfo>& ModelFolder::tensors() const { return state_->ten
 
 const TensorInfo* ModelFolder::find(std::string_view name) const {
     const auto& tensors = state_->tensors;
-    const auto found = std::lower_bound(tensors.begin(), tensors.end(), name,
-                                        [](const TensorInfo& tensor, std::string_view wanted) { return tensor.name < wanted; });
+    const auto found =
+        std::lower_bound(tensors.begin(), tensors.end(), name,
+                         [](const TensorInfo& tensor, std::string_view wanted) { return tensor.name < wanted; });
     return found != tensors.end() && found->name == name ? &*found : nullptr;
 }
 
@@ -303,9 +310,10 @@ const TensorInfo& ModelFolder::tensor(std::string_view name, std::span<const int
     std::string expected;
     for (const StoredType type : types) expected += concat(expected.empty() ? "" : " or ", name_of(type));
     expected += " [";
-    for (size_t i = 0; i < shape.size(); ++i) expected += concat(i ? ", " : "", shape[i] < 0 ? "any" : std::to_string(shape[i]));
-    fail(Code::invalid_argument, file_of(found), ": tensor \"", printable(name), "\" is ", found.describe(), ", expected ", expected,
-         "]: the file is damaged or not of this model");
+    for (size_t i = 0; i < shape.size(); ++i)
+        expected += concat(i ? ", " : "", shape[i] < 0 ? "any" : std::to_string(shape[i]));
+    fail(Code::invalid_argument, file_of(found), ": tensor \"", printable(name), "\" is ", found.describe(),
+         ", expected ", expected, "]: the file is damaged or not of this model");
 }
 
 const std::string& ModelFolder::file_of(const TensorInfo& tensor) const {
@@ -314,7 +322,8 @@ const std::string& ModelFolder::file_of(const TensorInfo& tensor) const {
 
 std::string ModelFolder::metadata(std::string_view key) const {
     for (const SafetensorsFile& file : state_->files)
-        if (const auto found = file.metadata().find(std::string(key)); found != file.metadata().end()) return found->second;
+        if (const auto found = file.metadata().find(std::string(key)); found != file.metadata().end())
+            return found->second;
     return {};
 }
 
@@ -344,8 +353,8 @@ void ModelFolder::read_rows(std::string_view name, int64_t row0, int64_t rows, s
     const TensorInfo& info = tensor(name);
     const int64_t height = info.shape.empty() ? 0 : info.shape.front();
     if (row0 < 0 || rows < 0 || row0 > height || rows > height - row0)
-        fail(Code::out_of_range, "tensor \"", printable(name), "\" has ", height, " rows, but ", rows, " rows from ", row0,
-             " were asked for");
+        fail(Code::out_of_range, "tensor \"", printable(name), "\" has ", height, " rows, but ", rows, " rows from ",
+             row0, " were asked for");
     const uint64_t row_bytes = height == 0 ? 0 : info.bytes / uint64_t(height);
     if (out.size() != uint64_t(rows) * row_bytes)
         fail(Code::internal, rows, " rows of tensor \"", printable(name), "\" have ", uint64_t(rows) * row_bytes,
@@ -355,8 +364,8 @@ void ModelFolder::read_rows(std::string_view name, int64_t row0, int64_t rows, s
 
 void ModelFolder::check_value_size(const TensorInfo& tensor, size_t size) const {
     if (size_of(tensor.type) != size)
-        fail(Code::invalid_argument, file_of(tensor), ": tensor \"", printable(tensor.name), "\" is ", tensor.describe(),
-             ", expected values of ", size, " bytes");
+        fail(Code::invalid_argument, file_of(tensor), ": tensor \"", printable(tensor.name), "\" is ",
+             tensor.describe(), ", expected values of ", size, " bytes");
 }
 
 std::vector<float> ModelFolder::read_f32(std::string_view name) const {
@@ -375,16 +384,16 @@ std::vector<float> ModelFolder::read_f32(std::string_view name) const {
     }
     const auto bad = std::find_if_not(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
     if (bad != values.end())
-        fail(Code::data_loss, file_of(info), ": tensor \"", printable(name), "\" is ", *bad, " at index ", bad - values.begin(),
-             ": the file is damaged");
+        fail(Code::data_loss, file_of(info), ": tensor \"", printable(name), "\" is ", *bad, " at index ",
+             bad - values.begin(), ": the file is damaged");
     return values;
 }
 
 std::vector<float> ModelFolder::read_f32(std::string_view name, int64_t count) const {
     const TensorInfo& info = tensor(name);
     if (info.count() != uint64_t(count))
-        fail(Code::invalid_argument, file_of(info), ": tensor \"", printable(name), "\" is ", info.describe(), ", expected ", count,
-             " values");
+        fail(Code::invalid_argument, file_of(info), ": tensor \"", printable(name), "\" is ", info.describe(),
+             ", expected ", count, " values");
     return read_f32(name);
 }
 

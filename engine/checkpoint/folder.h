@@ -1,4 +1,5 @@
-// A model folder: which files count, its configuration files, tensors by name. Reads headers only until a tensor is asked for.
+// A model folder: which files count, its configuration files, tensors by name. Reads headers only until a tensor is
+// asked for.
 #pragma once
 
 #include <cstddef>
@@ -18,10 +19,10 @@ namespace quantplug::engine {
 
 class ModelFolder {
  public:
-    /// Opens every safetensors file that counts (where a `q_weight` exists all of them, else those of a complete index, else
-    /// all; never consolidated*, adapter_* or subfolders) and the configuration files.
-    /// Errors name the file: no folder, a GGUF file, no safetensors, a shard that is missing, an unfinished download,
-    /// a Git-LFS pointer, a tensor in two files.
+    /// Opens every safetensors file that counts (where a `q_weight` exists all of them, else those of a complete index,
+    /// else all; never consolidated*, adapter_* or subfolders) and the configuration files. Errors name the file: no
+    /// folder, a GGUF file, no safetensors, a shard that is missing, an unfinished download, a Git-LFS pointer, a
+    /// tensor in two files.
     static ModelFolder open(const std::filesystem::path& path);
     /// One safetensors file without configuration.
     static ModelFolder open_file(const std::filesystem::path& path);
@@ -39,7 +40,8 @@ class ModelFolder {
     JsonObject generation_config() const;
     JsonObject tokenizer_config() const;
     bool has_config() const;
-    /// quantize_config.json, else quant_config.json, else `quantization_config` of config.json (top level or text_config).
+    /// quantize_config.json, else quant_config.json, else `quantization_config` of config.json (top level or
+    /// text_config).
     std::optional<JsonObject> quantization_config() const;
 
     // Tensors, sorted by name.
@@ -88,8 +90,8 @@ class ModelFolder {
     std::unique_ptr<State> state_;
 };
 
-/// Empty, or a sentence that says which other format (EXL3, AWQ, Marlin, bitsandbytes, compressed-tensors, FP8, HQQ, VPTQ ...)
-/// the folder holds. EXL2, GPTQ (AutoRound's auto_gptq packing too) and plain folders give an empty string.
+/// Empty, or a sentence that says which other format (EXL3, AWQ, Marlin, bitsandbytes, compressed-tensors, FP8, HQQ,
+/// VPTQ ...) the folder holds. EXL2, GPTQ (AutoRound's auto_gptq packing too) and plain folders give an empty string.
 std::string unsupported_format(const ModelFolder& folder);
 
 }  // namespace quantplug::engine

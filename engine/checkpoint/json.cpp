@@ -12,7 +12,8 @@ namespace quantplug::engine {
 
 namespace {
 
-/// Checks the depth and replaces the literals NaN, Infinity and -Infinity (Python's json writes them) by null, outside strings.
+/// Checks the depth and replaces the literals NaN, Infinity and -Infinity (Python's json writes them) by null, outside
+/// strings.
 std::string prepare(std::string_view text, const std::string& name, int max_depth) {
     if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
     std::string out;
@@ -100,7 +101,8 @@ namespace {
 [[noreturn]] void wrong_type(const JsonObject& object, std::string_view key, const char* expected, const Json& found) {
     fail(Code::invalid_argument, object.where(key), " must be ", expected, ", found ", found.type_name(),
          found.is_primitive() ? " " : "",
-         found.is_primitive() ? printable(found.dump(-1, ' ', true, Json::error_handler_t::replace), 40) : std::string());
+         found.is_primitive() ? printable(found.dump(-1, ' ', true, Json::error_handler_t::replace), 40)
+                              : std::string());
 }
 
 /// No double at or beyond 2^63 is cast.

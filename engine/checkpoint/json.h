@@ -18,15 +18,14 @@ struct JsonLimits {
     int max_depth = 64;
 };
 
-/// Parses a document. A UTF-8 BOM is skipped; the literals NaN, Infinity and -Infinity are read as null; of equal keys the last
-/// wins. `name` is the
-/// file's name for messages. invalid_argument where it is no JSON or nested deeper than the limit, resource_exhausted
-/// where it is too large.
+/// Parses a document. A UTF-8 BOM is skipped; the literals NaN, Infinity and -Infinity are read as null; of equal keys
+/// the last wins. `name` is the file's name for messages. invalid_argument where it is no JSON or nested deeper than
+/// the limit, resource_exhausted where it is too large.
 Json parse_json(std::string_view text, const std::string& name, const JsonLimits& limits = {});
 Json read_json_file(const std::filesystem::path& path, const JsonLimits& limits = {});
 
-/// An object of a parsed document with getters that treat null as missing. Borrows the document. `key` may be a path with
-/// dots ("attn_config.kv_n_heads"). A value of another type is an error that names file and key.
+/// An object of a parsed document with getters that treat null as missing. Borrows the document. `key` may be a path
+/// with dots ("attn_config.kv_n_heads"). A value of another type is an error that names file and key.
 class JsonObject {
  public:
     /// `value` is an object of the document called `name`; `path` is where in it ("", "text_config").
@@ -41,7 +40,8 @@ class JsonObject {
     /// The key is there and its value is null ("off", where missing would mean a default).
     bool is_null(std::string_view key) const;
 
-    /// Integral floats count. Numbers beyond int64 (model_max_length is 1e30 in most files) are its largest or smallest value.
+    /// Integral floats count. Numbers beyond int64 (model_max_length is 1e30 in most files) are its largest or smallest
+    /// value.
     std::optional<int64_t> integer(std::string_view key) const;
     /// Finite.
     std::optional<double> number(std::string_view key) const;

@@ -74,7 +74,8 @@ std::string TensorInfo::describe() const {
 
 namespace {
 
-/// Takes the header's events: a model with many experts has 100,000 tensors, whose DOM would be several times the header.
+/// Takes the header's events: a model with many experts has 100,000 tensors, whose DOM would be several times the
+/// header.
 class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
  public:
     HeaderHandler(const ByteSource& source, uint64_t data_start) : source_(source), data_start_(data_start) {}
@@ -155,12 +156,14 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     bool number_unsigned(uint64_t value) override {
         if (depth_ != 3) unexpected("a number");
         if (field_ == "shape") {
-            if (value > uint64_t{1} << 62) damaged(concat("tensor \"", printable(key_), "\" has a dimension of ", value));
+            if (value > uint64_t{1} << 62)
+                damaged(concat("tensor \"", printable(key_), "\" has a dimension of ", value));
             if (tensor_.shape.size() == max_dimensions)
                 damaged(concat("tensor \"", printable(key_), "\" has more than ", max_dimensions, " dimensions"));
             tensor_.shape.push_back(int64_t(value));
         } else {
-            if (offsets_.size() == 2) damaged(concat("tensor \"", printable(key_), "\" has more than two data_offsets"));
+            if (offsets_.size() == 2)
+                damaged(concat("tensor \"", printable(key_), "\" has more than two data_offsets"));
             offsets_.push_back(value);
         }
         return true;
@@ -187,8 +190,9 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
         fail(Code::invalid_argument, source_.name(), " has a damaged safetensors header: ", what);
     }
     [[noreturn]] void unexpected(const char* what) const {
-        damaged(concat(what, " where none belongs",
-                       depth_ == 0 ? std::string() : concat(" (in \"", printable(key_), "\", twice or of the wrong type)")));
+        damaged(concat(
+            what, " where none belongs",
+            depth_ == 0 ? std::string() : concat(" (in \"", printable(key_), "\", twice or of the wrong type)")));
     }
 
     void finish_tensor() {
@@ -203,13 +207,14 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
         }
         uint64_t count = 1;
         for (const int64_t n : tensor_.shape)
-            if (__builtin_mul_overflow(count, uint64_t(n), &count)) damaged(concat("the shape of \"", name, "\" overflows"));
+            if (__builtin_mul_overflow(count, uint64_t(n), &count))
+                damaged(concat("the shape of \"", name, "\" overflows"));
         if (tensor_.type != StoredType::unknown) {
             uint64_t bytes = 0;
             if (__builtin_mul_overflow(count, size_of(tensor_.type), &bytes) || bytes != end - begin)
                 damaged(concat("tensor \"", name, "\" is ", tensor_.describe(), " but has ", end - begin, " bytes"));
         }
-        tensor_.offset = begin;   // the file's size is checked before data_start is added
+        tensor_.offset = begin;  // the file's size is checked before data_start is added
         tensor_.bytes = end - begin;
         header_.tensors.push_back(std::move(tensor_));
     }
@@ -228,7 +233,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     TensorInfo tensor_;
     std::vector<uint64_t> offsets_;
     uint64_t claimed_ = 0;
-    int depth_ = 0;   // 1 header, 2 tensor or metadata, 3 list
+    int depth_ = 0;  // 1 header, 2 tensor or metadata, 3 list
     bool done_ = false, in_metadata_ = false, has_type_ = false, has_shape_ = false;
 };
 
@@ -253,7 +258,8 @@ SafetensorsHeader read_safetensors_header(const ByteSource& source) {
     std::string start(size_t(std::min<uint64_t>(size, 128)), '\0');
     source.read(0, std::as_writable_bytes(std::span(start)));
     if (start.starts_with("version https://git-lfs"))
-        fail(Code::data_loss, source.name(), " is a Git-LFS pointer, not the weights: run `git lfs pull` in the model folder");
+        fail(Code::data_loss, source.name(),
+             " is a Git-LFS pointer, not the weights: run `git lfs pull` in the model folder");
     if (size < 8) fail(Code::data_loss, source.name(), " has only ", size, " bytes: the download is incomplete");
     uint64_t header_bytes = 0;
     for (size_t i = 0; i < 8; ++i) header_bytes |= uint64_t(uint8_t(start[i])) << (8 * i);
@@ -275,10 +281,10 @@ SafetensorsHeader read_safetensors_header(const ByteSource& source) {
     if (handler.claimed_end() > 0) {
         // A header is only trusted with "incomplete" where its numbers can be a file's.
         if (handler.claimed_end() > uint64_t{1} << 50)
-            fail(Code::invalid_argument, source.name(), " has a damaged safetensors header: tensor \"", handler.claimed_by(),
-                 "\" ends at byte ", handler.claimed_end());
-        fail(Code::data_loss, source.name(), " claims ", data_start + handler.claimed_end(), " bytes but the file has ", size,
-             ": the download is incomplete (tensor \"", handler.claimed_by(), "\" is cut off)");
+            fail(Code::invalid_argument, source.name(), " has a damaged safetensors header: tensor \"",
+                 handler.claimed_by(), "\" ends at byte ", handler.claimed_end());
+        fail(Code::data_loss, source.name(), " claims ", data_start + handler.claimed_end(), " bytes but the file has ",
+             size, ": the download is incomplete (tensor \"", handler.claimed_by(), "\" is cut off)");
     }
     refuse_overlap(source, header.tensors);
     for (TensorInfo& tensor : header.tensors) tensor.offset += data_start;

@@ -16,8 +16,22 @@
 namespace quantplug::engine {
 
 enum class StoredType : uint8_t {
-    boolean, u8, i8, f8_e4m3, f8_e5m2, u16, i16, f16, bf16, u32, i32, f32, u64, i64, f64,
-    unknown,   // TensorInfo::type_name says which; can be listed, not read
+    boolean,
+    u8,
+    i8,
+    f8_e4m3,
+    f8_e5m2,
+    u16,
+    i16,
+    f16,
+    bf16,
+    u32,
+    i32,
+    f32,
+    u64,
+    i64,
+    f64,
+    unknown,  // TensorInfo::type_name says which; can be listed, not read
 };
 
 /// Bytes of one value; 0 for `unknown`.
@@ -29,9 +43,9 @@ StoredType stored_type(std::string_view name);
 struct TensorInfo {
     std::string name;
     StoredType type = StoredType::unknown;
-    std::string type_name;        // as in the file: "F16"
-    std::vector<int64_t> shape;   // outermost first; empty: one value
-    uint64_t offset = 0;          // of the data, from the start of the file
+    std::string type_name;       // as in the file: "F16"
+    std::vector<int64_t> shape;  // outermost first; empty: one value
+    uint64_t offset = 0;         // of the data, from the start of the file
     uint64_t bytes = 0;
 
     /// Values: the product of the shape (checked when the header was read).
@@ -41,13 +55,13 @@ struct TensorInfo {
 };
 
 struct SafetensorsHeader {
-    std::vector<TensorInfo> tensors;               // in file order
-    std::map<std::string, std::string> metadata;   // "__metadata__"
+    std::vector<TensorInfo> tensors;              // in file order
+    std::map<std::string, std::string> metadata;  // "__metadata__"
 };
 
-/// Reads and checks a header: its length against the file and a limit of 100 MB; every tensor's range inside the file, its
-/// length equal to shape times type, no overlap, no name twice. data_loss for truncated files, invalid_argument for wrong
-/// ones; Git-LFS pointers and empty files are said as such.
+/// Reads and checks a header: its length against the file and a limit of 100 MB; every tensor's range inside the file,
+/// its length equal to shape times type, no overlap, no name twice. data_loss for truncated files, invalid_argument for
+/// wrong ones; Git-LFS pointers and empty files are said as such.
 SafetensorsHeader read_safetensors_header(const ByteSource& source);
 
 /// An open file and its header.

@@ -104,8 +104,9 @@ std::string by_config(const ModelFolder& folder, const JsonObject& config) {
 
 std::string by_tensors(const ModelFolder& folder) {
     const auto sentence = [&](std::string_view format, const TensorInfo& tensor) {
-        return concat(folder.name(), " is quantised with ", format, " (it has the tensor \"", printable(tensor.name), "\", ",
-                      tensor.describe(), "), which is not supported: use an EXL2, GPTQ or unquantised version of the model");
+        return concat(folder.name(), " is quantised with ", format, " (it has the tensor \"", printable(tensor.name),
+                      "\", ", tensor.describe(),
+                      "), which is not supported: use an EXL2, GPTQ or unquantised version of the model");
     };
     for (const TensorInfo& tensor : folder.tensors()) {
         const std::string_view name = tensor.name;
@@ -114,7 +115,8 @@ std::string by_tensors(const ModelFolder& folder) {
         if (tensor.type == StoredType::f8_e4m3 || tensor.type == StoredType::f8_e5m2) return sentence("FP8", tensor);
         if (!name.ends_with(".qweight")) {
             // Marlin's packed matrix is called just B, its scales s.
-            if (name.ends_with(".B") && folder.has(std::string(name.substr(0, name.size() - 1)) + "s")) return sentence("Marlin", tensor);
+            if (name.ends_with(".B") && folder.has(std::string(name.substr(0, name.size() - 1)) + "s"))
+                return sentence("Marlin", tensor);
             continue;
         }
         // AWQ packs along N: its qweight is narrower than its scales are. GPTQ packs along K.

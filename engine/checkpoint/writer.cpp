@@ -26,8 +26,9 @@ constexpr int max_attempts = 100;
 
 [[noreturn]] void write_failed(const fs::path& path, int error) {
     const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-    fail(full ? Code::resource_exhausted : Code::data_loss, "writing ", path.string(), " failed: ",
-         std::generic_category().message(error), full ? ": free some space, or write to another disk" : "");
+    fail(full ? Code::resource_exhausted : Code::data_loss, "writing ", path.string(),
+         " failed: ", std::generic_category().message(error),
+         full ? ": free some space, or write to another disk" : "");
 }
 
 void write_all(int fd, uint64_t offset, std::span<const std::byte> bytes, const fs::path& path) {
@@ -93,7 +94,8 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<TensorDecl> tens
     uint64_t offset = 0;
     for (const TensorDecl& tensor : tensors) {
         uint64_t bytes = size_of(tensor.type);
-        if (bytes == 0) fail(Code::internal, "tensor \"", printable(tensor.name), "\" is declared with an unknown type");
+        if (bytes == 0)
+            fail(Code::internal, "tensor \"", printable(tensor.name), "\" is declared with an unknown type");
         std::string shape;
         for (const int64_t n : tensor.shape) {
             if (n < 0 || __builtin_mul_overflow(bytes, uint64_t(n), &bytes))
@@ -105,8 +107,9 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<TensorDecl> tens
             fail(Code::internal, path_.string(), " would be larger than any file can be");
         if (!slots_.emplace(tensor.name, Slot{offset, bytes, 0}).second)
             fail(Code::internal, "tensor \"", printable(tensor.name), "\" is declared twice");
-        header += concat(header.size() > 1 && header.back() != ',' ? "," : "", nlohmann::json(tensor.name).dump(), ":{\"dtype\":\"",
-                         name_of(tensor.type), "\",\"shape\":[", shape, "],\"data_offsets\":[", offset, ",", end, "]}");
+        header += concat(header.size() > 1 && header.back() != ',' ? "," : "", nlohmann::json(tensor.name).dump(),
+                         ":{\"dtype\":\"", name_of(tensor.type), "\",\"shape\":[", shape, "],\"data_offsets\":[",
+                         offset, ",", end, "]}");
         offset = end;
     }
     if (header.back() == ',') header.pop_back();
@@ -121,7 +124,8 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<TensorDecl> tens
         fd_ = create_new(temporary_);
         if (fd_ < 0 && errno != EEXIST) break;
     }
-    if (fd_ < 0) fail(Code::failed_precondition, "cannot create ", path_.string(), ": ", std::generic_category().message(errno));
+    if (fd_ < 0)
+        fail(Code::failed_precondition, "cannot create ", path_.string(), ": ", std::generic_category().message(errno));
     try {
         // A full disk shows now and not after an hour; file systems without preallocation are let be.
         if (::fallocate(fd_, 0, 0, off_t(size_)) != 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
@@ -160,7 +164,8 @@ void SafetensorsWriter::write(std::string_view name, std::span<const std::byte> 
 uint64_t SafetensorsWriter::finish() {
     for (const auto& [name, slot] : slots_)
         if (slot.written != slot.bytes)
-            fail(Code::internal, "tensor \"", printable(name), "\" got ", slot.written, " of its ", slot.bytes, " bytes");
+            fail(Code::internal, "tensor \"", printable(name), "\" got ", slot.written, " of its ", slot.bytes,
+                 " bytes");
     if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS) write_failed(path_, errno);
     const int fd = std::exchange(fd_, -1);
     if (::close(fd) != 0 && errno != EINTR) {
@@ -181,7 +186,7 @@ OutputFolder::OutputFolder(const fs::path& out) {
     std::error_code error;
     out_ = fs::weakly_canonical(fs::absolute(out), error);
     if (error || out_.empty()) fail(Code::invalid_argument, out.string(), " cannot be a folder's name");
-    if (!out_.has_filename()) out_ = out_.parent_path();   // "x/"
+    if (!out_.has_filename()) out_ = out_.parent_path();  // "x/"
     const fs::file_status status = fs::status(out_, error);
     if (fs::exists(status)) {
         if (!fs::is_directory(status)) fail(Code::already_exists, out_.string(), " is a file: name another folder");
@@ -199,7 +204,9 @@ OutputFolder::OutputFolder(const fs::path& out) {
         made = ::mkdir(temporary_.c_str(), 0777);
         if (made != 0 && errno != EEXIST) break;
     }
-    if (made != 0) fail(Code::failed_precondition, "cannot create ", temporary_.string(), ": ", std::generic_category().message(errno));
+    if (made != 0)
+        fail(Code::failed_precondition, "cannot create ", temporary_.string(), ": ",
+             std::generic_category().message(errno));
 }
 
 OutputFolder::~OutputFolder() {
@@ -242,7 +249,8 @@ void OutputFolder::commit() {
     if (::rename(temporary_.c_str(), out_.c_str()) != 0) {
         const int error = errno;
         if (error == ENOTEMPTY || error == EEXIST || error == ENOTDIR)
-            fail(Code::already_exists, out_.string(), " has appeared while the model was written: delete it, or name another folder");
+            fail(Code::already_exists, out_.string(),
+                 " has appeared while the model was written: delete it, or name another folder");
         write_failed(out_, error);
     }
     committed_ = true;

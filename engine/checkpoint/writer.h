@@ -21,14 +21,15 @@ struct TensorDecl {
     std::vector<int64_t> shape;
 };
 
-/// A safetensors file whose tensors are declared first and streamed then. Written under another name in the target's folder,
-/// renamed by finish(); whatever ends before that leaves nothing. Not thread-safe.
+/// A safetensors file whose tensors are declared first and streamed then. Written under another name in the target's
+/// folder, renamed by finish(); whatever ends before that leaves nothing. Not thread-safe.
 class SafetensorsWriter {
  public:
     using Metadata = std::map<std::string, std::string>;
 
     /// resource_exhausted where the disk is full, already_exists where `path` is there.
-    SafetensorsWriter(std::filesystem::path path, std::vector<TensorDecl> tensors, const Metadata& metadata = {{"format", "pt"}});
+    SafetensorsWriter(std::filesystem::path path, std::vector<TensorDecl> tensors,
+                      const Metadata& metadata = {{"format", "pt"}});
     ~SafetensorsWriter();
     SafetensorsWriter(const SafetensorsWriter&) = delete;
     SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;

@@ -20,13 +20,18 @@ class Clock {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-bool contains(const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
 
 class Generation {
  public:
     Generation(Model& model, const GenerateRequest& request, const std::function<bool(const GenerateEvent&)>& on_event,
                const std::function<bool()>& cancelled)
-        : model_(model), request_(request), on_event_(on_event), cancelled_([this, &cancelled] { return stop_ || (cancelled && cancelled()); }) {}
+        : model_(model),
+          request_(request),
+          on_event_(on_event),
+          cancelled_([this, &cancelled] { return stop_ || (cancelled && cancelled()); }) {}
 
     Finish run() {
         Finish finish = Finish::error;
@@ -52,8 +57,10 @@ class Generation {
         const size_t n = request_.prompt.size();
         if (n == 0) fail(Code::invalid_argument, "the prompt is empty; give at least one token");
         if (n >= size_t(model_.ctx()))
-            fail(Code::out_of_range, "the prompt has ", n, " tokens and the context is ", model_.ctx(), "; shorten it or load with a larger ctx");
-        if (request_.max_tokens < 0 || request_.n_top < 0) fail(Code::invalid_argument, "a number of tokens is negative");
+            fail(Code::out_of_range, "the prompt has ", n, " tokens and the context is ", model_.ctx(),
+                 "; shorten it or load with a larger ctx");
+        if (request_.max_tokens < 0 || request_.n_top < 0)
+            fail(Code::invalid_argument, "a number of tokens is negative");
         const int64_t room = model_.ctx() - int64_t(n);
         limit_ = request_.max_tokens > 0 ? std::min<int64_t>(request_.max_tokens, room) : room;
         sampler_.emplace(request_.sampling);
@@ -70,8 +77,8 @@ class Generation {
             const size_t rows = std::min(prompt.size() - n_done_, size_t(model_.prefill_rows()));
             const bool last = n_done_ + rows == prompt.size();
             const kernels::Wanted wanted{int32_t(rows - 1), kernels::Wanted::logits, 0};
-            kernels::StepResult result =
-                model_.step(*sequence_, prompt.subspan(n_done_, rows), std::span(&wanted, last ? 1 : 0), true, cancelled_);
+            kernels::StepResult result = model_.step(*sequence_, prompt.subspan(n_done_, rows),
+                                                     std::span(&wanted, last ? 1 : 0), true, cancelled_);
             n_done_ += rows;
             logits = std::move(result.values);
             GenerateEvent event{.kind = GenerateEvent::prefill, .n_done = n_done_, .n_prompt = prompt.size()};
@@ -87,7 +94,8 @@ class Generation {
             if (cancelled_()) return Finish::cancelled;
             const GeneratedToken token = pick(logits);
             ++n_generated_;
-            const bool own_stop = !request_.ignore_eos && std::binary_search(model_.stop_ids().begin(), model_.stop_ids().end(), token.id);
+            const bool own_stop = !request_.ignore_eos &&
+                                  std::binary_search(model_.stop_ids().begin(), model_.stop_ids().end(), token.id);
             const bool stop = own_stop || contains(request_.stop_ids, token.id);
             if (stop) stop_id_ = token.id;
             std::string text = stop ? std::string() : filter_->push(detokenizer_->push(token.id));

@@ -106,7 +106,7 @@ int32_t Sampler::sample(std::span<const float> logits) {
         total = mass;
     }
 
-    const double u = double(random_() >> 11) * 0x1p-53 * total;   // [0, total)
+    const double u = double(random_() >> 11) * 0x1p-53 * total;  // [0, total)
     double sum = 0;
     for (size_t i = 0; i < kept; ++i) {
         sum += candidates_[i].p;

@@ -11,11 +11,11 @@ namespace quantplug::engine {
 
 /// Applied in this order: temperature, top-k, top-p, min-p, draw. Unset is off.
 struct Sampling {
-    double temperature = 0;      // 0: the most probable token, ties to the lowest id
-    int32_t top_k = 0;           // > 0: this many most probable tokens
-    double top_p = 1;            // < 1: the smallest set of most probable tokens with at least this mass
-    double min_p = 0;            // > 0: tokens with at least this share of the most probable one's probability
-    std::optional<uint64_t> seed = std::nullopt;   // absent: from the system
+    double temperature = 0;  // 0: the most probable token, ties to the lowest id
+    int32_t top_k = 0;       // > 0: this many most probable tokens
+    double top_p = 1;        // < 1: the smallest set of most probable tokens with at least this mass
+    double min_p = 0;        // > 0: tokens with at least this share of the most probable one's probability
+    std::optional<uint64_t> seed = std::nullopt;  // absent: from the system
 };
 
 /// Refuses values out of range, by name. INVALID_ARGUMENT.
@@ -23,7 +23,7 @@ void validate(const Sampling& sampling);
 
 struct TokenLogprob {
     int32_t id = 0;
-    float logprob = 0;           // natural log of the model's own distribution
+    float logprob = 0;  // natural log of the model's own distribution
 };
 
 /// ln of the sum of exp(logits), accumulated in double. Logits that are all -inf or contain NaN give NaN.
@@ -47,7 +47,7 @@ class Sampler {
     };
     Sampling sampling_;
     std::mt19937_64 random_;
-    std::vector<Candidate> candidates_;   // reused from token to token
+    std::vector<Candidate> candidates_;  // reused from token to token
 };
 
 }  // namespace quantplug::engine

@@ -21,7 +21,7 @@ class StopFilter {
 
  private:
     std::vector<std::string> stops_;
-    std::string held_;      // at most the longest stop string
+    std::string held_;  // at most the longest stop string
     bool stopped_ = false;
 };
 

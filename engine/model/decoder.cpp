@@ -15,7 +15,9 @@ namespace {
 constexpr std::array plain_types = {StoredType::f16, StoredType::bf16, StoredType::f32};
 
 kernels::DType dtype_of(StoredType type) {
-    return type == StoredType::f32 ? kernels::DType::f32 : type == StoredType::bf16 ? kernels::DType::bf16 : kernels::DType::f16;
+    return type == StoredType::f32    ? kernels::DType::f32
+           : type == StoredType::bf16 ? kernels::DType::bf16
+                                      : kernels::DType::f16;
 }
 
 std::string known_names() {
@@ -56,23 +58,28 @@ class Reader {
             return;
         }
         if (!matrix_exists("model.layers.0.self_attn.q_proj") || !matrix_exists("model.layers.0.mlp.gate_proj"))
-            fail(Code::unimplemented, folder_.name(), ": architecture ", d_.config.architecture, " is not supported; ", known_names(), " are");
+            fail(Code::unimplemented, folder_.name(), ": architecture ", d_.config.architecture, " is not supported; ",
+                 known_names(), " are");
         unknown_ = true;
         architecture_ = architectures[0];
-        d_.warnings.push_back(concat("architecture ", d_.config.architecture, " is not known; its tensors have Llama's names and are read as Llama"));
+        d_.warnings.push_back(concat("architecture ", d_.config.architecture,
+                                     " is not known; its tensors have Llama's names and are read as Llama"));
     }
 
     void shapes() {
         const ModelConfig& c = d_.config;
         kernels::ModelSpec& s = d_.spec;
-        if (c.intermediate_size <= 0) fail(Code::invalid_argument, folder_.name(), "/config.json: intermediate_size is missing");
+        if (c.intermediate_size <= 0)
+            fail(Code::invalid_argument, folder_.name(), "/config.json: intermediate_size is missing");
         if (!c.activation.empty() && c.activation != "silu" && c.activation != "swish")
-            fail(Code::unimplemented, folder_.name(), "/config.json: hidden_act ", c.activation, " is not supported; silu is");
-        const int64_t head_dim = c.head_dim              ? *c.head_dim
+            fail(Code::unimplemented, folder_.name(), "/config.json: hidden_act ", c.activation,
+                 " is not supported; silu is");
+        const int64_t head_dim = c.head_dim                       ? *c.head_dim
                                  : architecture_.default_head_dim ? architecture_.default_head_dim
-                                                         : c.hidden_size / c.n_heads;
+                                                                  : c.hidden_size / c.n_heads;
         if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0)
-            fail(Code::invalid_argument, folder_.name(), "/config.json: head_dim is ", head_dim, "; even numbers from 2 to 1024 are supported");
+            fail(Code::invalid_argument, folder_.name(), "/config.json: head_dim is ", head_dim,
+                 "; even numbers from 2 to 1024 are supported");
         if (c.n_kv_heads <= 0 || c.n_heads % c.n_kv_heads != 0)
             fail(Code::invalid_argument, folder_.name(), "/config.json: num_attention_heads ", c.n_heads,
                  " is no multiple of num_key_value_heads ", c.n_kv_heads);
@@ -111,7 +118,8 @@ class Reader {
         L& spec = d_.spec.layers[size_t(i)];
         spec.window = window_of(i);
         const std::string prefix = concat("model.layers.", i, ".");
-        const int32_t q = s.n_heads * s.head_dim, kv = s.n_kv_heads * s.head_dim;   // checked below 2^31 by read_model_config
+        const int32_t q = s.n_heads * s.head_dim,
+                      kv = s.n_kv_heads * s.head_dim;  // checked below 2^31 by read_model_config
         norm(prefix + "input_layernorm.weight", s.hidden_size, i, &L::attention_norm);
         linear(prefix + "self_attn.q_proj", s.hidden_size, q, i, &L::q);
         linear(prefix + "self_attn.k_proj", s.hidden_size, kv, i, &L::k);
@@ -158,7 +166,8 @@ class Reader {
         // An embedding or head may have padding rows; any other matrix has exactly its size.
         const bool padded = module == "model.embed_tokens" || module == "lm_head";
         if (t.shape[0] < out || (!padded && t.shape[0] != out))
-            fail(Code::invalid_argument, folder_.file_of(t), ": tensor ", t.name, " has ", t.shape[0], " rows where config.json asks for ", out);
+            fail(Code::invalid_argument, folder_.file_of(t), ": tensor ", t.name, " has ", t.shape[0],
+                 " rows where config.json asks for ", out);
         p.shape.in_features = in;
         p.shape.out_features = out;
         p.shape.dtype = dtype_of(t.type);
@@ -173,7 +182,8 @@ class Reader {
         return p;
     }
 
-    void linear(const std::string& module, int32_t in, int32_t out, int32_t i, kernels::Matrix kernels::LayerSpec::*slot) {
+    void linear(const std::string& module, int32_t in, int32_t out, int32_t i,
+                kernels::Matrix kernels::LayerSpec::*slot) {
         LinearPart p = part(module, in, out);
         p.layer = i;
         p.slot = slot;
@@ -185,7 +195,8 @@ class Reader {
         const bool has_embedding = matrix_exists("model.embed_tokens");
         const bool has_head = matrix_exists("lm_head");
         if (!has_embedding && !has_head)
-            fail(Code::not_found, folder_.name(), ": neither model.embed_tokens.weight nor lm_head is there; the checkpoint is incomplete");
+            fail(Code::not_found, folder_.name(),
+                 ": neither model.embed_tokens.weight nor lm_head is there; the checkpoint is incomplete");
         d_.tied = has_embedding != has_head;
         const auto add = [&](const char* module, kernels::Matrix kernels::ModelSpec::*slot) {
             LinearPart p = part(module, d_.spec.hidden_size, d_.spec.n_vocab);
@@ -200,9 +211,10 @@ class Reader {
     void refuse_unread_tensors() const {
         for (const TensorInfo& t : folder_.tensors()) {
             if (t.name.rfind("model.layers.0.", 0) != 0 || t.name.ends_with(".rotary_emb.inv_freq")) continue;
-            const bool read = std::any_of(d_.norms.begin(), d_.norms.end(), [&](const NormPart& n) { return n.tensor == t.name; }) ||
-                              std::any_of(d_.linears.begin(), d_.linears.end(),
-                                          [&](const LinearPart& l) { return t.name.rfind(l.module + ".", 0) == 0; });
+            const bool read =
+                std::any_of(d_.norms.begin(), d_.norms.end(), [&](const NormPart& n) { return n.tensor == t.name; }) ||
+                std::any_of(d_.linears.begin(), d_.linears.end(),
+                            [&](const LinearPart& l) { return t.name.rfind(l.module + ".", 0) == 0; });
             if (!read)
                 fail(Code::unimplemented, folder_.name(), ": architecture ", d_.config.architecture,
                      " is not supported: Llama has no tensor ", t.name);

@@ -4,7 +4,7 @@ namespace quantplug::engine {
 
 kernels::Walk decoder_walk(const kernels::ModelSpec& spec, std::function<bool()> cancelled) {
     return [&spec, cancelled = std::move(cancelled)](kernels::Ops& ops) {
-        const kernels::Activations x = ops.embed(spec);   // (rows, hidden)
+        const kernels::Activations x = ops.embed(spec);  // (rows, hidden)
         for (size_t i = 0; i < spec.layers.size(); ++i) {
             if (cancelled && cancelled()) return false;
             const kernels::LayerSpec& layer = spec.layers[i];

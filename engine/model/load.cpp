@@ -20,7 +20,8 @@ void check(const Status& status, const std::string& what) {
 
 std::unique_ptr<kernels::Device> make_device(const LoadOptions& options) {
     if (options.device.rfind("cuda", 0) == 0)
-        fail(Code::unavailable, "device ", options.device, " is not there: this build computes on the CPU only; use --device cpu or auto");
+        fail(Code::unavailable, "device ", options.device,
+             " is not there: this build computes on the CPU only; use --device cpu or auto");
     if (options.device != "auto" && options.device != "cpu")
         fail(Code::invalid_argument, "device ", options.device, " is unknown; auto, cpu and cuda[:N] are");
     std::unique_ptr<kernels::Device> device;
@@ -52,7 +53,8 @@ MemoryPlan plan_with(const kernels::Device& device, const Decoder& decoder, cons
 }
 
 /// The context that is asked for, or the model's own reduced to what memory allows.
-MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options, const Log& log) {
+MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options,
+                          const Log& log) {
     const int32_t own = decoder.spec.max_positions;
     if (options.ctx > 0) {
         if (options.ctx > own && log)
@@ -67,7 +69,9 @@ MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder,
         ctx = std::max(512, ctx / 2 / kv_block_tokens * kv_block_tokens);
         plan = plan_with(device, decoder, options, ctx);
     }
-    if (log) log(concat("context reduced from ", own, " to ", ctx, " tokens: ", plan.available >> 20, " MiB of memory are available"));
+    if (log)
+        log(concat("context reduced from ", own, " to ", ctx, " tokens: ", plan.available >> 20,
+                   " MiB of memory are available"));
     return plan;
 }
 
@@ -75,10 +79,13 @@ void refuse_if_too_large(const MemoryPlan& plan, const std::string& folder) {
     if (plan.available == 0 || plan.total() <= plan.available) return;
     const uint64_t fixed = plan.total() - plan.kv_cache;
     const uint64_t per_token = std::max<uint64_t>(1, plan.kv_cache / uint64_t(plan.ctx));
-    const uint64_t fits = plan.available > fixed ? (plan.available - fixed) / per_token / kv_block_tokens * kv_block_tokens : 0;
-    fail(Code::resource_exhausted, folder, ": needs ", plan.total() >> 20, " MiB (weights ", plan.weights >> 20, ", cache of ", plan.ctx,
-         " tokens ", plan.kv_cache >> 20, ", scratch ", plan.scratch >> 20, ", other ", plan.other >> 20, ") and ", plan.available >> 20,
-         " MiB are available; ", fits > 0 ? concat("a context of ", fits, " tokens would fit (--ctx ", fits, ")") : "even without a context it does not fit");
+    const uint64_t fits =
+        plan.available > fixed ? (plan.available - fixed) / per_token / kv_block_tokens * kv_block_tokens : 0;
+    fail(Code::resource_exhausted, folder, ": needs ", plan.total() >> 20, " MiB (weights ", plan.weights >> 20,
+         ", cache of ", plan.ctx, " tokens ", plan.kv_cache >> 20, ", scratch ", plan.scratch >> 20, ", other ",
+         plan.other >> 20, ") and ", plan.available >> 20, " MiB are available; ",
+         fits > 0 ? concat("a context of ", fits, " tokens would fit (--ctx ", fits, ")")
+                  : "even without a context it does not fit");
 }
 
 }  // namespace
@@ -89,16 +96,16 @@ MemoryPlan Model::plan(const ModelFolder& folder, const Format& format, const Lo
     return choose_context(*device, decoder, options, log);
 }
 
-std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& format, const LoadOptions& options, const Progress& progress,
-                                   const Log& log) {
+std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& format, const LoadOptions& options,
+                                   const Progress& progress, const Log& log) {
     std::unique_ptr<Model> model(new Model);
     model->options_ = options;
     model->decoder_ = read_decoder(folder, format);
     Decoder& decoder = model->decoder_;
     model->tokenizer_ = load_tokenizer(folder.path());
     if (model->tokenizer_->size() > decoder.spec.n_vocab)
-        fail(Code::invalid_argument, folder.name(), ": the tokenizer has ", model->tokenizer_->size(), " ids and the model ", decoder.spec.n_vocab,
-             "; the files do not belong together");
+        fail(Code::invalid_argument, folder.name(), ": the tokenizer has ", model->tokenizer_->size(),
+             " ids and the model ", decoder.spec.n_vocab, "; the files do not belong together");
     model->stop_ids_ = find_stop_ids(decoder.config, *model->tokenizer_);
     if (log)
         for (const std::string& warning : decoder.warnings) log(warning);
@@ -125,10 +132,12 @@ void Model::load_weights(const ModelFolder& folder, const Format& format, const 
     uint64_t total = 1, done = 0;
     for (const LinearPart& l : decoder_.linears) total += l.stored_bytes;
     for (const LinearPart& l : decoder_.linears) {
-        if (progress && !progress(double(done) / double(total), "loading weights")) fail(Code::cancelled, "loading was cancelled");
+        if (progress && !progress(double(done) / double(total), "loading weights"))
+            fail(Code::cancelled, "loading was cancelled");
         kernels::Matrix matrix;
         if (l.quantised) {
-            const kernels::QuantSource source = format.open(folder, l.module, l.shape.in_features, l.shape.out_features);
+            const kernels::QuantSource source =
+                format.open(folder, l.module, l.shape.in_features, l.shape.out_features);
             check(device_->pack(source, &matrix), concat(folder.name(), ": ", l.module));
         } else {
             const std::string weight = l.module + ".weight";
@@ -138,7 +147,8 @@ void Model::load_weights(const ModelFolder& folder, const Format& format, const 
             source.out_features = l.shape.out_features;
             source.dtype = l.shape.dtype;
             source.read_rows = [&](int32_t row0, int32_t rows, void* out) -> Status {
-                folder.read_rows(weight, row0, rows, {static_cast<std::byte*>(out), size_t(uint64_t(rows) * row_bytes)});
+                folder.read_rows(weight, row0, rows,
+                                 {static_cast<std::byte*>(out), size_t(uint64_t(rows) * row_bytes)});
                 return {};
             };
             if (!l.bias_tensor.empty()) source.bias = folder.read_f32(l.bias_tensor, l.shape.out_features);
@@ -159,16 +169,22 @@ void Model::load_weights(const ModelFolder& folder, const Format& format, const 
         // (heads, head_dim) is one row repeated; rows that differ would be another computation.
         for (size_t i = size_t(n.size); i < values.size(); ++i)
             if (values[i] != values[i - size_t(n.size)])
-                fail(Code::unimplemented, folder.name(), ": ", n.tensor, " differs from head to head, which is not supported");
+                fail(Code::unimplemented, folder.name(), ": ", n.tensor,
+                     " differs from head to head, which is not supported");
         kernels::NormSpec& spec = n.slot ? decoder_.spec.layers[size_t(n.layer)].*n.slot : decoder_.spec.final_norm;
-        check(device_->upload(std::span(values).first(size_t(n.size)), &spec.weight), concat(folder.name(), ": ", n.tensor));
+        check(device_->upload(std::span(values).first(size_t(n.size)), &spec.weight),
+              concat(folder.name(), ": ", n.tensor));
     }
 }
 
 std::vector<int32_t> find_stop_ids(const ModelConfig& config, const Tokenizer& tokenizer) {
     // End-of-turn tokens of the chat formats; most configurations name only the end of text.
-    constexpr std::array names = {"<|eot_id|>",   "<|eom_id|>",           "<|im_end|>",    "<|end|>",      "<end_of_turn>", "<|END_OF_TURN_TOKEN|>",
-                                  "<|endoftext|>", "<|end_of_text|>", "[|endofturn|]", "<｜end▁of▁sentence｜>", "<|EOT|>"};
+    constexpr std::array names = {"<|eot_id|>",    "<|eom_id|>",
+                                  "<|im_end|>",    "<|end|>",
+                                  "<end_of_turn>", "<|END_OF_TURN_TOKEN|>",
+                                  "<|endoftext|>", "<|end_of_text|>",
+                                  "[|endofturn|]", "<｜end▁of▁sentence｜>",
+                                  "<|EOT|>"};
     std::vector<int32_t> ids;
     for (const int64_t id : config.eos_ids)
         if (id >= 0 && id < config.n_vocab) ids.push_back(int32_t(id));

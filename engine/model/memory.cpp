@@ -16,7 +16,7 @@ namespace {
 std::optional<uint64_t> number(const std::string& text) {
     uint64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end == text.data()) return std::nullopt;   // "max"
+    if (error != std::errc() || end == text.data()) return std::nullopt;  // "max"
     return value;
 }
 
@@ -50,7 +50,8 @@ void cgroup_limits(const std::string& mount, std::string group, bool v2, uint64_
         const auto limit = number_in(dir + (v2 ? "/memory.max" : "/memory.limit_in_bytes"));
         const auto used = number_in(dir + (v2 ? "/memory.current" : "/memory.usage_in_bytes"));
         if (limit && used && *limit < (uint64_t(1) << 60)) {
-            const uint64_t cache = field(dir + "/memory.stat", v2 ? "inactive_file" : "total_inactive_file", 1).value_or(0);
+            const uint64_t cache =
+                field(dir + "/memory.stat", v2 ? "inactive_file" : "total_inactive_file", 1).value_or(0);
             const uint64_t busy = *used - std::min(*used, cache);
             least = std::min(least, *limit - std::min(*limit, busy));
         }
@@ -65,7 +66,7 @@ uint64_t available_memory() {
     uint64_t least = UINT64_MAX;
     if (const auto available = field("/proc/meminfo", "MemAvailable:", 1024)) least = std::min(least, *available);
 
-    std::ifstream groups("/proc/self/cgroup");   // "0::/path" (v2), "N:memory:/path" (v1)
+    std::ifstream groups("/proc/self/cgroup");  // "0::/path" (v2), "N:memory:/path" (v1)
     std::string line;
     while (std::getline(groups, line)) {
         if (line.rfind("0::", 0) == 0)

@@ -33,13 +33,15 @@ double llama3_frequency(const RopeConfig& rope, double f) {
 
 kernels::RopeSpec rope_spec(const RopeConfig& rope, int32_t head_dim) {
     const double theta = rope.theta.value_or(10000.0);
-    if (!(theta > 0) || !std::isfinite(theta)) fail(Code::invalid_argument, "config.json: rope_theta is ", theta, "; it must be positive");
+    if (!(theta > 0) || !std::isfinite(theta))
+        fail(Code::invalid_argument, "config.json: rope_theta is ", theta, "; it must be positive");
     const double partial = rope.partial_rotary_factor.value_or(1.0);
     if (!(partial > 0 && partial <= 1))
         fail(Code::invalid_argument, "config.json: partial_rotary_factor is ", partial, "; it must lie in 0..1");
     const int32_t rotated = int32_t(head_dim * partial);
     if (rotated < 2 || rotated % 2 != 0)
-        fail(Code::invalid_argument, "config.json: ", rotated, " of head_dim ", head_dim, " values are rotated; it must be an even number");
+        fail(Code::invalid_argument, "config.json: ", rotated, " of head_dim ", head_dim,
+             " values are rotated; it must be an even number");
 
     kernels::RopeSpec spec;
     spec.inv_freq.resize(size_t(rotated) / 2);
@@ -51,7 +53,8 @@ kernels::RopeSpec rope_spec(const RopeConfig& rope, int32_t head_dim) {
         } else if (rope.type == "llama3") {
             f = llama3_frequency(rope, f);
         } else {
-            fail(Code::unimplemented, "config.json: rope type ", rope.type, " is not supported; default, linear and llama3 are");
+            fail(Code::unimplemented, "config.json: rope type ", rope.type,
+                 " is not supported; default, linear and llama3 are");
         }
         spec.inv_freq[t] = float(f);
     }

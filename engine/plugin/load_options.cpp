@@ -18,10 +18,13 @@ struct Option {
 constexpr std::array options = {
     Option{QP_OPTION_TEXT, "device", "where the model is computed: auto, cpu or cuda[:N]", "auto", nullptr, 0, 0},
     Option{QP_OPTION_CHOICE, "compute",
-           "default: 16-bit activations and FP16 cache; exact: FP32 activations and cache, weights decoded to the format's FP16 values", "default",
-           "default|exact", 0, 0},
-    Option{QP_OPTION_INT, "threads", "threads of the CPU; 0: physical cores, affinity and cgroup quota decide", "0", nullptr, 0, 1024},
-    Option{QP_OPTION_INT, "ctx", "tokens of context; 0: the model's own, or what memory allows", "0", nullptr, 0, int64_t(1) << 24},
+           "default: 16-bit activations and FP16 cache; exact: FP32 activations and cache, weights decoded to the "
+           "format's FP16 values",
+           "default", "default|exact", 0, 0},
+    Option{QP_OPTION_INT, "threads", "threads of the CPU; 0: physical cores, affinity and cgroup quota decide", "0",
+           nullptr, 0, 1024},
+    Option{QP_OPTION_INT, "ctx", "tokens of context; 0: the model's own, or what memory allows", "0", nullptr, 0,
+           int64_t(1) << 24},
     Option{QP_OPTION_BOOL, "vocab_only", "1: the tokenizer and the facts alone, no weights", "0", nullptr, 0, 1},
 };
 
@@ -52,9 +55,12 @@ engine::LoadOptions parse_load_options(const backend::LoadOptions& given) {
 
 const char* name_of(kernels::Compute compute) {
     switch (compute) {
-        case kernels::Compute::exact: return "exact";
-        case kernels::Compute::fast: return "fast";
-        case kernels::Compute::standard: break;
+        case kernels::Compute::exact:
+            return "exact";
+        case kernels::Compute::fast:
+            return "fast";
+        case kernels::Compute::standard:
+            break;
     }
     return "default";
 }

@@ -19,8 +19,8 @@ struct Tool {
     void (*run)(const Format& format, std::string_view arguments, const EmitJson& emit);
 };
 constexpr std::array tools = {
-    Tool{"dequantize", "writes a plain Hugging Face folder whose matrices are the decoded values of a quantised one", dequantize_arguments,
-         run_dequantize},
+    Tool{"dequantize", "writes a plain Hugging Face folder whose matrices are the decoded values of a quantised one",
+         dequantize_arguments, run_dequantize},
     Tool{"import-gguf", "turns a GGUF file of a llama-like model into a Hugging Face folder", import_gguf_arguments,
          [](const Format&, std::string_view arguments, const EmitJson& emit) { run_import_gguf(arguments, emit); }},
 };
@@ -31,8 +31,11 @@ Log log_of(const backend::Backend& backend) {
 
 }  // namespace
 
-PluginBackend::PluginBackend(std::unique_ptr<Format> format, MakeQuantizer make_quantizer, const char* quantizer_arguments)
-    : format_(std::move(format)), make_quantizer_(std::move(make_quantizer)), quantizer_arguments_(quantizer_arguments) {}
+PluginBackend::PluginBackend(std::unique_ptr<Format> format, MakeQuantizer make_quantizer,
+                             const char* quantizer_arguments)
+    : format_(std::move(format)),
+      make_quantizer_(std::move(make_quantizer)),
+      quantizer_arguments_(quantizer_arguments) {}
 
 void PluginBackend::probe(const char* path, qp_probe_result& out) const {
     try {
@@ -41,7 +44,7 @@ void PluginBackend::probe(const char* path, qp_probe_result& out) const {
         copy_text(out.format, probe.format);
         copy_text(out.reason, probe.reason);
     } catch (const Error& error) {
-        copy_text(out.reason, error.what());   // no folder, no safetensors, damaged: a reason like any other
+        copy_text(out.reason, error.what());  // no folder, no safetensors, damaged: a reason like any other
     }
 }
 
@@ -56,8 +59,8 @@ void PluginBackend::inspect(const char* path, qp_model_info& out) const {
 }
 
 void PluginBackend::plan_memory(const backend::LoadParams& params, qp_memory_plan& out) const {
-    const MemoryPlan plan =
-        engine::Model::plan(ModelFolder::open(params.path), *format_, parse_load_options(params.options), log_of(*this));
+    const MemoryPlan plan = engine::Model::plan(ModelFolder::open(params.path), *format_,
+                                                parse_load_options(params.options), log_of(*this));
     out.ctx = uint32_t(plan.ctx);
     out.weights = plan.weights;
     out.kv_cache = plan.kv_cache;
@@ -67,14 +70,16 @@ void PluginBackend::plan_memory(const backend::LoadParams& params, qp_memory_pla
     out.available = plan.available;
 }
 
-std::unique_ptr<backend::Model> PluginBackend::load(const backend::LoadParams& params, backend::Progress& progress) const {
+std::unique_ptr<backend::Model> PluginBackend::load(const backend::LoadParams& params,
+                                                    backend::Progress& progress) const {
     const ModelFolder folder = ModelFolder::open(params.path);
     const Probe probe = format_->probe(folder);
     if (probe.score <= 0) fail(Code::failed_precondition, probe.reason);
-    std::unique_ptr<engine::Model> model =
-        engine::Model::load(folder, *format_, parse_load_options(params.options),
-                            [&](double fraction, const char* what) { return progress.go_on(fraction, what); }, log_of(*this));
-    return std::make_unique<PluginModel>(std::move(model), recommended_sampling(folder), probe.format, folder.file_bytes());
+    std::unique_ptr<engine::Model> model = engine::Model::load(
+        folder, *format_, parse_load_options(params.options),
+        [&](double fraction, const char* what) { return progress.go_on(fraction, what); }, log_of(*this));
+    return std::make_unique<PluginModel>(std::move(model), recommended_sampling(folder), probe.format,
+                                         folder.file_bytes());
 }
 
 bool PluginBackend::tool(uint32_t index, qp_tool_info& out) const {
@@ -85,7 +90,8 @@ bool PluginBackend::tool(uint32_t index, qp_tool_info& out) const {
     return true;
 }
 
-void PluginBackend::run_tool(std::string_view name, std::string_view arguments_json, backend::JsonEvents& events) const {
+void PluginBackend::run_tool(std::string_view name, std::string_view arguments_json,
+                             backend::JsonEvents& events) const {
     for (const Tool& t : tools)
         if (name == t.name) t.run(*format_, arguments_json, [&](const std::string& json) { return events.emit(json); });
 }
@@ -97,7 +103,8 @@ void PluginBackend::quantizer(qp_tool_info& out) const {
 }
 
 void PluginBackend::quantize(std::string_view arguments_json, backend::JsonEvents& events) const {
-    run_quantize(make_quantizer_, quantizer_arguments_, arguments_json, [&](const std::string& json) { return events.emit(json); });
+    run_quantize(make_quantizer_, quantizer_arguments_, arguments_json,
+                 [&](const std::string& json) { return events.emit(json); });
 }
 
 bool PluginBackend::translate(int32_t& code, std::string& message) const {

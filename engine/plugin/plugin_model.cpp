@@ -12,7 +12,10 @@ namespace {
 
 class PluginDetokenizer : public backend::Detokenizer {
  public:
-    PluginDetokenizer(const Tokenizer& tokenizer, bool special_text) : tokenizer_(tokenizer), special_text_(special_text) { reset(); }
+    PluginDetokenizer(const Tokenizer& tokenizer, bool special_text)
+        : tokenizer_(tokenizer), special_text_(special_text) {
+        reset();
+    }
     std::string push(int32_t id) override { return stream_->push(id); }
     std::string finish() override {
         std::string text = stream_->finish();
@@ -45,7 +48,8 @@ Sampling sampling_of(const qp_sampling& in) {
     Sampling out;
     if (in.set & QP_SET_TEMPERATURE) out.temperature = in.temperature;
     // A sampler without a temperature draws from the distribution as it is.
-    else if (in.set & (QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P)) out.temperature = 1;
+    else if (in.set & (QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P))
+        out.temperature = 1;
     if (in.set & QP_SET_TOP_K) out.top_k = in.top_k;
     if (in.set & QP_SET_TOP_P) out.top_p = in.top_p;
     if (in.set & QP_SET_MIN_P) out.min_p = in.min_p;
@@ -55,11 +59,15 @@ Sampling sampling_of(const qp_sampling& in) {
 
 uint32_t reason_of(Finish finish) {
     switch (finish) {
-        case Finish::stop: return QP_FINISH_STOP;
-        case Finish::length: return QP_FINISH_LENGTH;
-        case Finish::cancelled: return QP_FINISH_CANCELLED;
+        case Finish::stop:
+            return QP_FINISH_STOP;
+        case Finish::length:
+            return QP_FINISH_LENGTH;
+        case Finish::cancelled:
+            return QP_FINISH_CANCELLED;
         case Finish::error:
-        case Finish::none: break;
+        case Finish::none:
+            break;
     }
     return QP_FINISH_ERROR;
 }
@@ -79,7 +87,8 @@ bool forward(const GenerateEvent& event, backend::Emitter& emitter) {
 
 }  // namespace
 
-void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::string& format, uint64_t file_bytes, qp_model_info& out) {
+void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::string& format, uint64_t file_bytes,
+               qp_model_info& out) {
     out.n_layers = uint32_t(decoder.spec.layers.size());
     out.hidden_size = uint32_t(decoder.spec.hidden_size);
     out.n_vocab = uint32_t(decoder.spec.n_vocab);
@@ -130,7 +139,9 @@ void PluginModel::info(qp_model_info& out) const {
 }
 
 std::vector<int32_t> PluginModel::tokenize(std::string_view text, uint32_t flags) const {
-    const Tokenizer::Bos bos = flags & QP_BOS_ON ? Tokenizer::Bos::on : flags & QP_BOS_OFF ? Tokenizer::Bos::off : Tokenizer::Bos::automatic;
+    const Tokenizer::Bos bos = flags & QP_BOS_ON    ? Tokenizer::Bos::on
+                               : flags & QP_BOS_OFF ? Tokenizer::Bos::off
+                                                    : Tokenizer::Bos::automatic;
     return model_->tokenizer().encode(text, bos, (flags & QP_SPECIAL_TEXT) != 0);
 }
 
@@ -171,8 +182,8 @@ backend::Finish PluginModel::generate(const backend::GenerateParams& params, bac
 
 void PluginModel::score(backend::Ids ids, float* logprobs, backend::Progress& progress) {
     engine::score(
-        *model_, {ids.data, ids.size}, {logprobs, ids.size - 1}, [&](double f, const char* what) { return progress.go_on(f, what); },
-        [&] { return progress.cancelled(); });
+        *model_, {ids.data, ids.size}, {logprobs, ids.size - 1},
+        [&](double f, const char* what) { return progress.go_on(f, what); }, [&] { return progress.cancelled(); });
 }
 
 std::unique_ptr<backend::LogitsSession> PluginModel::open_logits(std::vector<int32_t> ids) {

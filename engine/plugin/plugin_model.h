@@ -10,14 +10,16 @@
 namespace quantplug::engine {
 
 /// Facts that inspect and model_info share.
-void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::string& format, uint64_t file_bytes, qp_model_info& out);
+void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::string& format, uint64_t file_bytes,
+               qp_model_info& out);
 
 /// What a folder's generation_config.json recommends; an explicit do_sample: false is temperature 0.
 qp_sampling recommended_sampling(const ModelFolder& folder);
 
 class PluginModel : public backend::Model {
  public:
-    PluginModel(std::unique_ptr<engine::Model> model, const qp_sampling& sampling, std::string format, uint64_t file_bytes)
+    PluginModel(std::unique_ptr<engine::Model> model, const qp_sampling& sampling, std::string format,
+                uint64_t file_bytes)
         : model_(std::move(model)), sampling_(sampling), format_(std::move(format)), file_bytes_(file_bytes) {}
 
     void info(qp_model_info& out) const override;

@@ -26,7 +26,8 @@ struct qp_sp_model {
 
 namespace {
 
-// ModelProto is field 3, normalizer_spec, with field 3, add_dummy_prefix = false: protobuf merges what is appended to a message.
+// ModelProto is field 3, normalizer_spec, with field 3, add_dummy_prefix = false: protobuf merges what is appended to a
+// message.
 constexpr char no_prefix[] = {0x1A, 0x02, 0x18, 0x00};
 
 void write_error(const char* text, char* error, size_t size) {
@@ -79,7 +80,11 @@ const char* piece(const qp_sp_model* model, int32_t id, size_t* length) {
 
 int32_t type(const qp_sp_model* model, int32_t id) {
     const auto& p = model->processor;
-    return p.IsUnknown(id) ? QP_SP_UNKNOWN : p.IsControl(id) ? QP_SP_CONTROL : p.IsUnused(id) ? QP_SP_UNUSED : p.IsByte(id) ? QP_SP_BYTE : QP_SP_NORMAL;
+    return p.IsUnknown(id)   ? QP_SP_UNKNOWN
+           : p.IsControl(id) ? QP_SP_CONTROL
+           : p.IsUnused(id)  ? QP_SP_UNUSED
+           : p.IsByte(id)    ? QP_SP_BYTE
+                             : QP_SP_NORMAL;
 }
 
 int32_t id(const qp_sp_model* model, const char* text, size_t length) {
@@ -107,8 +112,8 @@ int32_t adds_prefix_space(const qp_sp_model* model) {
         0, nullptr, 0);
 }
 
-int32_t encode(const qp_sp_model* model, const char* text, size_t length, void (*emit)(void*, int32_t), void* context, char* error,
-               size_t error_size) {
+int32_t encode(const qp_sp_model* model, const char* text, size_t length, void (*emit)(void*, int32_t), void* context,
+               char* error, size_t error_size) {
     return guarded(
         [&]() -> int32_t {
             std::vector<int> ids;
@@ -123,8 +128,8 @@ int32_t encode(const qp_sp_model* model, const char* text, size_t length, void (
         -1, error, error_size);
 }
 
-constexpr qp_sp_functions functions = {QP_SP_ABI, 0,   open_model, close_model, size, piece, type, id, bos, eos, unk,
-                                       adds_prefix_space, encode};
+constexpr qp_sp_functions functions = {QP_SP_ABI, 0,   open_model, close_model,       size,  piece, type, id,
+                                       bos,       eos, unk,        adds_prefix_space, encode};
 
 }  // namespace
 

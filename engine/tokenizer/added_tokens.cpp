@@ -48,7 +48,8 @@ std::optional<TokenTrie::Found> TokenTrie::find(std::string_view text, size_t fr
 }
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const std::vector<std::string>& normal_forms)
-    : tokens_(std::move(tokens)), word_(Regex::compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}])", "added_tokens")) {
+    : tokens_(std::move(tokens)),
+      word_(Regex::compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}])", "added_tokens")) {
     for (size_t i = 0; i < tokens_.size(); ++i) {
         const auto value = static_cast<int32_t>(i);
         if (!tokens_[i].normalized)
@@ -68,7 +69,8 @@ bool AddedTokens::touches_word(std::string_view text, size_t begin, size_t end, 
     return !matches.empty();
 }
 
-std::vector<Segment> AddedTokens::cut(std::string_view text, bool normalized, bool special_text, RegexScratch& scratch) const {
+std::vector<Segment> AddedTokens::cut(std::string_view text, bool normalized, bool special_text,
+                                      RegexScratch& scratch) const {
     std::vector<Segment> out;
     const TokenTrie& trie = normalized ? normal_ : plain_;
     size_t done = 0;

@@ -14,10 +14,10 @@ namespace quantplug::engine {
 struct AddedToken {
     std::string content;
     int32_t id = -1;
-    bool single_word = false;   // not next to a word character
-    bool lstrip = false;        // takes the white space before it along
+    bool single_word = false;  // not next to a word character
+    bool lstrip = false;       // takes the white space before it along
     bool rstrip = false;
-    bool normalized = true;     // matched in the normalised text, in its normalised form
+    bool normalized = true;  // matched in the normalised text, in its normalised form
     bool special = false;
 };
 
@@ -42,7 +42,7 @@ class TokenTrie {
     };
     int32_t child(int32_t node, char byte) const;
     std::vector<Node> nodes_ = std::vector<Node>(1);
-    std::vector<int32_t> roots_ = std::vector<int32_t>(256, -1);   // children of the root by byte
+    std::vector<int32_t> roots_ = std::vector<int32_t>(256, -1);  // children of the root by byte
 };
 
 /// A piece of text, or a token where id >= 0.
@@ -56,8 +56,9 @@ class AddedTokens {
     /// `normal_forms[i]` is the normalised content of tokens[i]; used where tokens[i].normalized.
     AddedTokens(std::vector<AddedToken> tokens, const std::vector<std::string>& normal_forms);
 
-    /// Cuts `text` at the tokens that are matched before (`normalized` false) or after normalising. Special tokens are passed
-    /// over where !special_text, and the text that they cover with them, as in Hugging Face's encode_special_tokens.
+    /// Cuts `text` at the tokens that are matched before (`normalized` false) or after normalising. Special tokens are
+    /// passed over where !special_text, and the text that they cover with them, as in Hugging Face's
+    /// encode_special_tokens.
     std::vector<Segment> cut(std::string_view text, bool normalized, bool special_text, RegexScratch& scratch) const;
 
     const std::vector<AddedToken>& tokens() const { return tokens_; }
@@ -67,7 +68,7 @@ class AddedTokens {
 
     std::vector<AddedToken> tokens_;
     TokenTrie plain_, normal_;
-    Regex word_;   // one word character
+    Regex word_;  // one word character
 };
 
 }  // namespace quantplug::engine

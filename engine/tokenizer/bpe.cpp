@@ -10,8 +10,8 @@
 namespace quantplug::engine {
 namespace {
 
-constexpr std::string_view marker = "\xE2\x96\x81";   // U+2581, SentencePiece's space
-constexpr size_t scan_limit = 40;                     // symbols; a longer word takes the heap
+constexpr std::string_view marker = "\xE2\x96\x81";  // U+2581, SentencePiece's space
+constexpr size_t scan_limit = 40;                    // symbols; a longer word takes the heap
 
 uint64_t pair_key(int32_t left, int32_t right) {
     return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
@@ -38,7 +38,7 @@ void MergeTable::reserve(size_t n_merges) { slots_.assign(std::bit_ceil(n_merges
 
 size_t MergeTable::slot_of(uint64_t key) const {
     const size_t mask = slots_.size() - 1;
-    uint64_t hash = key * 0x9E3779B97F4A7C15u;   // 2^64 / golden ratio
+    uint64_t hash = key * 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
     size_t slot = (hash ^ hash >> 32) & mask;
     while (slots_[slot].key != key && slots_[slot].key != UINT64_MAX) slot = (slot + 1) & mask;
     return slot;
@@ -49,7 +49,9 @@ void MergeTable::set(int32_t left, int32_t right, Merge merge) {
     slots_[slot_of(key)] = {key, merge};
 }
 
-MergeTable::Merge MergeTable::find(int32_t left, int32_t right) const { return slots_[slot_of(pair_key(left, right))].merge; }
+MergeTable::Merge MergeTable::find(int32_t left, int32_t right) const {
+    return slots_[slot_of(pair_key(left, right))].merge;
+}
 
 Bpe::Bpe(Vocab vocab, MergeTable merges, const BpeOptions& options)
     : vocab_(std::move(vocab)), merges_(std::move(merges)), options_(options) {
@@ -61,8 +63,9 @@ Bpe::Bpe(Vocab vocab, MergeTable merges, const BpeOptions& options)
         byte_ids_[b] = vocab_.find(mapped);
         fallback_ids_[b] = vocab_.find(std::string("<0x") + digits[b >> 4] + digits[b & 15] + ">");
     }
-    // Where no merge joins another character to a following marker, no merge can cross that place: a text is cut there, and its
-    // parts are short enough for the cache. The marker itself must be a token, so that unknown characters fuse on one side only.
+    // Where no merge joins another character to a following marker, no merge can cross that place: a text is cut there,
+    // and its parts are short enough for the cache. The marker itself must be a token, so that unknown characters fuse
+    // on one side only.
     cut_at_markers_ = !options_.raw_bytes && vocab_.find(marker) >= 0;
     if (cut_at_markers_)
         merges_.for_each_id([&](int32_t id) {
@@ -102,19 +105,23 @@ void Bpe::encode_part(std::string_view part, BpeScratch& scratch, std::vector<in
         for (int32_t i = 0; i < n; ++i) {
             const auto at = static_cast<size_t>(i);
             const int32_t next = i + 1 < n ? i + 1 : -1;
-            scratch.symbols[at] = {scratch.ids[at], i - 1, next, next < 0 ? MergeTable::Merge{MergeTable::none, -1} : merges_.find(scratch.ids[at], scratch.ids[at + 1])};
+            scratch.symbols[at] = {scratch.ids[at], i - 1, next,
+                                   next < 0 ? MergeTable::Merge{MergeTable::none, -1}
+                                            : merges_.find(scratch.ids[at], scratch.ids[at + 1])};
         }
         if (scratch.ids.size() <= scan_limit)
             merge_few(scratch);
         else
             merge_many(scratch);
-        for (int32_t i = 0; i >= 0; i = scratch.symbols[static_cast<size_t>(i)].next) out.push_back(scratch.symbols[static_cast<size_t>(i)].id);
+        for (int32_t i = 0; i >= 0; i = scratch.symbols[static_cast<size_t>(i)].next)
+            out.push_back(scratch.symbols[static_cast<size_t>(i)].id);
     }
-    if (cached && out.size() - first <= WordCache::max_ids) cache_.put(part, hash, out.data() + first, out.size() - first);
+    if (cached && out.size() - first <= WordCache::max_ids)
+        cache_.put(part, hash, out.data() + first, out.size() - first);
 }
 
 void Bpe::first_symbols(std::string_view part, std::vector<int32_t>& ids) const {
-    int32_t pending_unk = -1;   // Hugging Face adds an unk when the next known character comes
+    int32_t pending_unk = -1;  // Hugging Face adds an unk when the next known character comes
     for (size_t i = 0; i < part.size();) {
         const auto byte = static_cast<uint8_t>(part[i]);
         const size_t length = options_.raw_bytes ? 1 : utf8_length(part[i]);
@@ -130,15 +137,16 @@ void Bpe::first_symbols(std::string_view part, std::vector<int32_t>& ids) const 
         if (options_.raw_bytes) append_utf8(mapped, byte_to_char(byte));
         const std::string_view unknown = options_.raw_bytes ? std::string_view(mapped) : part.substr(i, length);
         i += length;
-        if (options_.byte_fallback &&
-            std::all_of(unknown.begin(), unknown.end(), [&](char b) { return fallback_ids_[static_cast<uint8_t>(b)] >= 0; })) {
+        if (options_.byte_fallback && std::all_of(unknown.begin(), unknown.end(), [&](char b) {
+                return fallback_ids_[static_cast<uint8_t>(b)] >= 0;
+            })) {
             for (char b : unknown) ids.push_back(fallback_ids_[static_cast<uint8_t>(b)]);
             continue;
         }
         if (options_.unk_token.empty()) continue;
         if (unk_id_ < 0)
-            fail(Code::failed_precondition, "the tokenizer's unk_token ", in_quotes(options_.unk_token), " is not in its vocabulary, and the text has ",
-                 in_quotes(unknown), ", which is not either");
+            fail(Code::failed_precondition, "the tokenizer's unk_token ", in_quotes(options_.unk_token),
+                 " is not in its vocabulary, and the text has ", in_quotes(unknown), ", which is not either");
         if (pending_unk >= 0 && !options_.fuse_unk) ids.push_back(pending_unk);
         pending_unk = unk_id_;
     }
@@ -177,13 +185,15 @@ void Bpe::merge_few(BpeScratch& scratch) const {
 void Bpe::merge_many(BpeScratch& scratch) const {
     auto& symbols = scratch.symbols;
     auto& heap = scratch.heap;
-    // Lowest rank first, then the leftmost. A candidate is stale where its symbol is gone or merges into something else now.
+    // Lowest rank first, then the leftmost. A candidate is stale where its symbol is gone or merges into something else
+    // now.
     const auto later = [](const BpeScratch::Candidate& a, const BpeScratch::Candidate& b) {
         return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
     };
     heap.clear();
     for (size_t i = 0; i < symbols.size(); ++i)
-        if (symbols[i].merge.rank != MergeTable::none) heap.push_back({symbols[i].merge.rank, static_cast<int32_t>(i), symbols[i].merge.id});
+        if (symbols[i].merge.rank != MergeTable::none)
+            heap.push_back({symbols[i].merge.rank, static_cast<int32_t>(i), symbols[i].merge.id});
     std::make_heap(heap.begin(), heap.end(), later);
     const auto update = [&](int32_t position) {
         auto& left = symbols[static_cast<size_t>(position)];

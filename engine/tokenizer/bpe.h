@@ -1,5 +1,5 @@
-// Byte-pair encoding of one word (Sennrich et al. 2016, section 3.2; GPT-2's byte-level and SentencePiece's form of it), with
-// the ids that Hugging Face's tokenizers give.
+// Byte-pair encoding of one word (Sennrich et al. 2016, section 3.2; GPT-2's byte-level and SentencePiece's form of
+// it), with the ids that Hugging Face's tokenizers give.
 #pragma once
 
 #include <array>
@@ -15,18 +15,18 @@
 namespace quantplug::engine {
 
 struct BpeOptions {
-    std::string unk_token;   // empty: none; then what is not in the vocabulary vanishes
+    std::string unk_token;  // empty: none; then what is not in the vocabulary vanishes
     bool fuse_unk = false;
-    bool byte_fallback = false;   // <0xE2> for the bytes of characters that are not in the vocabulary
-    bool ignore_merges = false;   // a word that is a token is that token, whatever the merges say
-    bool raw_bytes = false;       // words are bytes, each standing for byte_to_char() of it
+    bool byte_fallback = false;  // <0xE2> for the bytes of characters that are not in the vocabulary
+    bool ignore_merges = false;  // a word that is a token is that token, whatever the merges say
+    bool raw_bytes = false;      // words are bytes, each standing for byte_to_char() of it
 };
 
 /// Pair of ids -> rank and merged id. Open addressing, 16 bytes a slot.
 class MergeTable {
  public:
     struct Merge {
-        uint32_t rank;   // none: no such merge
+        uint32_t rank;  // none: no such merge
         int32_t id;
     };
     static constexpr uint32_t none = UINT32_MAX;
@@ -56,7 +56,7 @@ class MergeTable {
 struct BpeScratch {
     struct Symbol {
         int32_t id, previous, next;
-        MergeTable::Merge merge;   // with the next symbol
+        MergeTable::Merge merge;  // with the next symbol
     };
     struct Candidate {
         uint32_t rank;
@@ -72,7 +72,8 @@ class Bpe {
     /// `vocab` holds the model's tokens only, no added ones.
     Bpe(Vocab vocab, MergeTable merges, const BpeOptions& options);
 
-    /// Appends the ids of a word. Errors: failed_precondition (an unknown character, and the unk token is not in the vocabulary).
+    /// Appends the ids of a word. Errors: failed_precondition (an unknown character, and the unk token is not in the
+    /// vocabulary).
     void encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& out) const;
 
     const Vocab& vocab() const { return vocab_; }
@@ -81,16 +82,16 @@ class Bpe {
  private:
     void encode_part(std::string_view part, BpeScratch& scratch, std::vector<int32_t>& out) const;
     void first_symbols(std::string_view part, std::vector<int32_t>& ids) const;
-    void merge_few(BpeScratch& scratch) const;    // scans for the lowest rank
-    void merge_many(BpeScratch& scratch) const;   // keeps a heap
+    void merge_few(BpeScratch& scratch) const;   // scans for the lowest rank
+    void merge_many(BpeScratch& scratch) const;  // keeps a heap
 
     Vocab vocab_;
     MergeTable merges_;
     BpeOptions options_;
     int32_t unk_id_ = -1;
-    std::array<int32_t, 256> byte_ids_{};       // of byte_to_char(b), -1: none
-    std::array<int32_t, 256> fallback_ids_{};   // of <0xHH>, -1: none
-    bool cut_at_markers_ = false;               // no merge crosses from another character to U+2581
+    std::array<int32_t, 256> byte_ids_{};      // of byte_to_char(b), -1: none
+    std::array<int32_t, 256> fallback_ids_{};  // of <0xHH>, -1: none
+    bool cut_at_markers_ = false;              // no merge crosses from another character to U+2581
     mutable WordCache cache_;
 };
 

@@ -8,14 +8,17 @@ namespace {
 
 using Kind = DecoderStage::Kind;
 
-constexpr std::string_view replacement_text = "\xEF\xBF\xBD";   // U+FFFD
+constexpr std::string_view replacement_text = "\xEF\xBF\xBD";  // U+FFFD
 
 // The byte of <0xHH>, or -1.
 int fallback_byte(std::string_view token) {
     if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
     int value = 0;
     for (char c : token.substr(3, 2)) {
-        const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                                 : -1;
         if (digit < 0) return -1;
         value = value * 16 + digit;
     }
@@ -52,7 +55,7 @@ std::string bytes_of(std::string_view token) {
     for (size_t i = 0; i < token.size();) {
         const Utf8Char c = utf8_at(token, i);
         const int byte = char_to_byte(c.code);
-        if (byte < 0 || !c.valid) return std::string(token);   // a token that is not byte-level: as it is
+        if (byte < 0 || !c.valid) return std::string(token);  // a token that is not byte-level: as it is
         out += static_cast<char>(byte);
         i += c.length;
     }
@@ -86,7 +89,7 @@ Decoder Decoder::parse(const nlohmann::json& json, std::string_view name) {
         out.stages_.push_back({Kind::join, {}});
         return out;
     }
-    bool one_token = false;   // what passes now are parts of one token
+    bool one_token = false;  // what passes now are parts of one token
     for (const nlohmann::json* part : flatten_sequence(json, "decoders", name, "decoder")) {
         out.add(*part, name);
         const DecoderStage& stage = out.stages_.back();
@@ -94,7 +97,8 @@ Decoder Decoder::parse(const nlohmann::json& json, std::string_view name) {
                              (stage.kind == Kind::replace && !stage.pattern.literal_text().empty() &&
                               utf8_at(stage.pattern.literal_text(), 0).length == stage.pattern.literal_text().size());
         if (one_token && !by_part)
-            fail(Code::unimplemented, name, ": decoder '", type_of(*part, name, "decoder"), "' behind ByteLevel or Fuse is not supported yet");
+            fail(Code::unimplemented, name, ": decoder '", type_of(*part, name, "decoder"),
+                 "' behind ByteLevel or Fuse is not supported yet");
         one_token = one_token || stage.kind == Kind::fuse || stage.kind == Kind::byte_level;
     }
     return out;
@@ -132,7 +136,8 @@ void Decoder::add(const nlohmann::json& json, std::string_view name) {
     } else if (type == "Metaspace") {
         stage.kind = Kind::metaspace;
         stage.text = char_field(json, "replacement", name);
-        const std::string scheme = json.contains("prepend_scheme") ? string_field(json, "prepend_scheme", name) : "always";
+        const std::string scheme =
+            json.contains("prepend_scheme") ? string_field(json, "prepend_scheme", name) : "always";
         stage.start = scheme != "never" && bool_field(json, "add_prefix_space", true, name) ? 1 : 0;
     } else {
         fail(Code::unimplemented, name, ": decoder '", type, "' is not supported yet");
@@ -152,8 +157,9 @@ void DecoderRun::strip_stream(const DecoderStage& stage, State& state, std::stri
         }
     }
     state.held.append(token, begin);
-    size_t end = state.held.size();   // up to `stop` characters at the end wait for what follows
-    for (int32_t i = 0; i < stage.stop && std::string_view(state.held).substr(0, end).ends_with(stage.text); ++i) end -= width;
+    size_t end = state.held.size();  // up to `stop` characters at the end wait for what follows
+    for (int32_t i = 0; i < stage.stop && std::string_view(state.held).substr(0, end).ends_with(stage.text); ++i)
+        end -= width;
     token = state.held.substr(0, end);
     state.held.erase(0, end);
 }
@@ -164,7 +170,8 @@ void DecoderRun::step(size_t index, Tokens& tokens) {
     Tokens out;
     // Behind Fuse and ByteLevel, tokens are parts of one.
     bool one_token = false;
-    for (size_t i = 0; i < index; ++i) one_token = one_token || stages_[i].kind == Kind::fuse || stages_[i].kind == Kind::byte_level;
+    for (size_t i = 0; i < index; ++i)
+        one_token = one_token || stages_[i].kind == Kind::fuse || stages_[i].kind == Kind::byte_level;
     for (std::string& token : tokens) {
         switch (stage.kind) {
             case Kind::byte_level:
@@ -212,7 +219,7 @@ void DecoderRun::flush(size_t index, Tokens& tokens) {
     const Kind kind = stages_[index].kind;
     if (kind == Kind::byte_level) tokens.push_back(take_characters(state.held, true));
     if (kind == Kind::byte_fallback && !state.held.empty()) tokens.push_back(byte_run(state.held));
-    state = {};   // what strip holds back is gone for good; the run can start over
+    state = {};  // what strip holds back is gone for good; the run can start over
 }
 
 std::string DecoderRun::push(std::string_view token) {

@@ -13,13 +13,13 @@ namespace quantplug::engine {
 /// One step of the chain. A chain maps tokens to tokens; all that come out, joined, are the text.
 struct DecoderStage {
     enum class Kind {
-        byte_level,      // stand-ins to bytes, bytes to UTF-8; one token comes out
-        byte_fallback,   // <0xHH> to bytes; a run that is no UTF-8 is one U+FFFD a byte
-        fuse,            // one token of all
+        byte_level,     // stand-ins to bytes, bytes to UTF-8; one token comes out
+        byte_fallback,  // <0xHH> to bytes; a run that is no UTF-8 is one U+FFFD a byte
+        fuse,           // one token of all
         replace,
-        strip,       // up to `start` characters `text` in front of each token, up to `stop` behind
-        metaspace,   // the character `text` is a space; nothing in the first token if `start`
-        join,        // a space between tokens: there is no decoder
+        strip,      // up to `start` characters `text` in front of each token, up to `stop` behind
+        metaspace,  // the character `text` is a space; nothing in the first token if `start`
+        join,       // a space between tokens: there is no decoder
     };
     Kind kind;
     std::string text;
@@ -29,7 +29,8 @@ struct DecoderStage {
 
 class Decoder {
  public:
-    /// The object of the key "decoder", or null. Known: ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, Sequence.
+    /// The object of the key "decoder", or null. Known: ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace,
+    /// Sequence.
     static Decoder parse(const nlohmann::json& json, std::string_view name);
 
     /// SentencePiece's decoding: U+2581 is a space, bytes, one leading space off if `strip_leading_space`.
@@ -53,10 +54,10 @@ class DecoderRun {
 
  private:
     struct State {
-        std::string held;        // bytes of an unfinished character or byte run; characters that strip may take
-        bool any = false;        // a token has passed
-        int32_t stripped = 0;    // characters taken in front
-        bool inside = false;     // strip: past what it takes in front
+        std::string held;      // bytes of an unfinished character or byte run; characters that strip may take
+        bool any = false;      // a token has passed
+        int32_t stripped = 0;  // characters taken in front
+        bool inside = false;   // strip: past what it takes in front
     };
     using Tokens = std::vector<std::string>;
     void step(size_t stage, Tokens& tokens);

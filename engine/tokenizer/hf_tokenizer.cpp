@@ -9,8 +9,8 @@
 namespace quantplug::engine {
 namespace {
 
-constexpr size_t text_limit = 1u << 28;   // positions in a text are 32 bits, and normalising may make it longer
-constexpr int32_t id_slack = 1 << 16;     // ids may have holes, this many in all
+constexpr size_t text_limit = 1u << 28;  // positions in a text are 32 bits, and normalising may make it longer
+constexpr int32_t id_slack = 1 << 16;    // ids may have holes, this many in all
 
 int32_t id_limit(size_t n_entries) { return static_cast<int32_t>(std::min<size_t>(n_entries, 1u << 30)) + id_slack; }
 
@@ -71,17 +71,19 @@ Bpe HfTokenizer::make_model(const TokenizerFile& file, bool raw_bytes, std::stri
     options.ignore_merges = bool_field(file.model, "ignore_merges", false, name);
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
         if (!option_string(file.model, key, name).empty())
-            fail(Code::unimplemented, name, ": the model's '", key, "' is ", in_quotes(option_string(file.model, key, name)), ", which is not supported yet");
+            fail(Code::unimplemented, name, ": the model's '", key, "' is ",
+                 in_quotes(option_string(file.model, key, name)), ", which is not supported yet");
     const auto dropout = file.model.find("dropout");
     if (dropout != file.model.end() && !dropout->is_null() && !(dropout->is_number() && dropout->get<double>() == 0))
-        fail(Code::unimplemented, name, ": the model's 'dropout' is not null: set it to null, a model is run without it");
+        fail(Code::unimplemented, name,
+             ": the model's 'dropout' is not null: set it to null, a model is run without it");
 
     const int32_t limit = id_limit(file.vocab.size() + file.added.size());
     int32_t size = 0;
     for (const TokenizerFile::Entry& entry : file.vocab) {
         if (entry.id >= limit)
-            fail(Code::invalid_argument, name, ": token ", in_quotes(file.view(entry.token)), " has id ", entry.id, ", but there are only ",
-                 file.vocab.size(), " tokens");
+            fail(Code::invalid_argument, name, ": token ", in_quotes(file.view(entry.token)), " has id ", entry.id,
+                 ", but there are only ", file.vocab.size(), " tokens");
         size = std::max(size, entry.id + 1);
     }
     if (file.vocab.empty()) fail(Code::invalid_argument, name, ": the model's vocabulary is empty");
@@ -90,7 +92,9 @@ Bpe HfTokenizer::make_model(const TokenizerFile& file, bool raw_bytes, std::stri
     for (const TokenizerFile::Entry& entry : file.vocab) {
         const std::string_view token = file.view(entry.token);
         if (vocab.add(token, entry.id)) continue;
-        if (vocab.has(entry.id)) fail(Code::invalid_argument, name, ": id ", entry.id, " belongs to both ", in_quotes(vocab.token(entry.id)), " and ", in_quotes(token));
+        if (vocab.has(entry.id))
+            fail(Code::invalid_argument, name, ": id ", entry.id, " belongs to both ", in_quotes(vocab.token(entry.id)),
+                 " and ", in_quotes(token));
         fail(Code::invalid_argument, name, ": token ", in_quotes(token), " is in the vocabulary twice");
     }
 
@@ -103,11 +107,14 @@ Bpe HfTokenizer::make_model(const TokenizerFile& file, bool raw_bytes, std::stri
         joined.assign(left).append(right);
         const auto id_of = [&](std::string_view token) {
             const int32_t id = vocab.find(token);
-            if (id < 0) fail(Code::invalid_argument, name, ": merge ", rank, " needs token ", in_quotes(token), ", which is not in the vocabulary");
+            if (id < 0)
+                fail(Code::invalid_argument, name, ": merge ", rank, " needs token ", in_quotes(token),
+                     ", which is not in the vocabulary");
             return id;
         };
         const int32_t left_id = id_of(left), right_id = id_of(right);
-        // Merges mostly come in the order of the tokens they make: the next token or the same again, found without a search.
+        // Merges mostly come in the order of the tokens they make: the next token or the same again, found without a
+        // search.
         if (vocab.token(last_id + 1) == joined)
             ++last_id;
         else if (vocab.token(last_id) != joined)
@@ -125,27 +132,29 @@ std::vector<HfTokenizer::Added> HfTokenizer::make_added(const TokenizerFile& fil
     for (const AddedToken& token : file.added) {
         if (token.content.empty()) continue;
         Added added{token, token.content};
-        // A token that the vocabulary has keeps its id there, whatever added_tokens says, as in Hugging Face's tokenizers.
+        // A token that the vocabulary has keeps its id there, whatever added_tokens says, as in Hugging Face's
+        // tokenizers.
         if (const int32_t id = vocab.find(token.content); id >= 0) added.token.id = id;
         if (added.token.id >= limit)
-            fail(Code::invalid_argument, name, ": added token ", in_quotes(token.content), " has id ", added.token.id, ", but there are only ",
-                 file.vocab.size() + file.added.size(), " tokens");
+            fail(Code::invalid_argument, name, ": added token ", in_quotes(token.content), " has id ", added.token.id,
+                 ", but there are only ", file.vocab.size() + file.added.size(), " tokens");
         if (vocab.has(added.token.id) && vocab.token(added.token.id) != token.content)
-            fail(Code::invalid_argument, name, ": id ", added.token.id, " belongs to both ", in_quotes(vocab.token(added.token.id)), " and the added token ",
-                 in_quotes(token.content));
+            fail(Code::invalid_argument, name, ": id ", added.token.id, " belongs to both ",
+                 in_quotes(vocab.token(added.token.id)), " and the added token ", in_quotes(token.content));
         if (token.normalized && !normalizer_.empty()) added.normal_form = normalizer_.apply(token.content, scratch);
         out.push_back(std::move(added));
     }
     std::stable_sort(out.begin(), out.end(), [](const Added& a, const Added& b) { return a.token.id < b.token.id; });
     for (size_t i = 1; i < out.size(); ++i)
         if (out[i].token.id == out[i - 1].token.id)
-            fail(Code::invalid_argument, name, ": added tokens ", in_quotes(out[i - 1].token.content), " and ", in_quotes(out[i].token.content), " have the same id ",
-                 out[i].token.id);
+            fail(Code::invalid_argument, name, ": added tokens ", in_quotes(out[i - 1].token.content), " and ",
+                 in_quotes(out[i].token.content), " have the same id ", out[i].token.id);
     std::vector<const std::string*> contents;
     for (const Added& added : out) contents.push_back(&added.token.content);
     std::sort(contents.begin(), contents.end(), [](const std::string* a, const std::string* b) { return *a < *b; });
     for (size_t i = 1; i < contents.size(); ++i)
-        if (*contents[i] == *contents[i - 1]) fail(Code::invalid_argument, name, ": added token ", in_quotes(*contents[i]), " is there with two ids");
+        if (*contents[i] == *contents[i - 1])
+            fail(Code::invalid_argument, name, ": added token ", in_quotes(*contents[i]), " is there with two ids");
     return out;
 }
 
@@ -160,13 +169,18 @@ AddedTokens HfTokenizer::make_matcher() const {
 }
 
 const HfTokenizer::Added* HfTokenizer::added(int32_t id) const {
-    const auto it = std::lower_bound(added_.begin(), added_.end(), id, [](const Added& a, int32_t b) { return a.token.id < b; });
+    const auto it =
+        std::lower_bound(added_.begin(), added_.end(), id, [](const Added& a, int32_t b) { return a.token.id < b; });
     return it != added_.end() && it->token.id == id ? &*it : nullptr;
 }
 
 std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool special_text) const {
-    if (text.size() > text_limit) fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit, ": split it");
-    if (bos == Bos::on && !bos_id_) fail(Code::invalid_argument, "the tokenizer has no BOS token: leave it out, or name bos_token in tokenizer_config.json");
+    if (text.size() > text_limit)
+        fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit,
+             ": split it");
+    if (bos == Bos::on && !bos_id_)
+        fail(Code::invalid_argument,
+             "the tokenizer has no BOS token: leave it out, or name bos_token in tokenizer_config.json");
     std::string valid;
     if (!is_valid_utf8(text)) {
         valid = to_valid_utf8(text);
@@ -191,7 +205,8 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool sp
                 out.push_back(part.id);
                 continue;
             }
-            for (const Word& word : pre_tokenizer_.split({part.text, at_start && part.text.data() == piece.data()}, scratch))
+            for (const Word& word :
+                 pre_tokenizer_.split({part.text, at_start && part.text.data() == piece.data()}, scratch))
                 model_.encode(word.text, bpe_scratch, out);
         }
     }
@@ -211,7 +226,9 @@ bool HfTokenizer::decoder_text(int32_t id, bool special_text, std::string_view& 
     return true;
 }
 
-std::unique_ptr<DecodeStream> HfTokenizer::decode_stream(bool special_text) const { return std::make_unique<HfStream>(*this, special_text); }
+std::unique_ptr<DecodeStream> HfTokenizer::decode_stream(bool special_text) const {
+    return std::make_unique<HfStream>(*this, special_text);
+}
 
 std::optional<int32_t> HfTokenizer::token_to_id(std::string_view token) const {
     if (const int32_t id = model_.vocab().find(token); id >= 0) return id;
@@ -230,7 +247,9 @@ bool HfTokenizer::is_special(int32_t id) const {
     return token && token->token.special;
 }
 
-bool HfTokenizer::adds_bos() const { return bos_id_ && !template_.before.empty() && template_.before.front() == *bos_id_; }
+bool HfTokenizer::adds_bos() const {
+    return bos_id_ && !template_.before.empty() && template_.before.front() == *bos_id_;
+}
 
 std::string_view HfTokenizer::kind() const {
     if (pre_tokenizer_.raw_bytes()) return "tokenizer.json (byte-level BPE)";

@@ -42,7 +42,7 @@ class HfTokenizer final : public Tokenizer {
  private:
     struct Added {
         AddedToken token;
-        std::string normal_form;   // what text matches it and what is decoded
+        std::string normal_form;  // what text matches it and what is decoded
     };
     static Bpe make_model(const TokenizerFile& file, bool raw_bytes, std::string_view name);
     std::vector<Added> make_added(const TokenizerFile& file, std::string_view name) const;
@@ -52,7 +52,7 @@ class HfTokenizer final : public Tokenizer {
     Normalizer normalizer_;
     PreTokenizer pre_tokenizer_;
     Bpe model_;
-    std::vector<Added> added_;   // by id
+    std::vector<Added> added_;  // by id
     AddedTokens matcher_;
     Decoder decoder_;
     Template template_;

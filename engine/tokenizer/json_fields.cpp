@@ -1,5 +1,6 @@
 #include "engine/tokenizer/json_fields.h"
 
+#include "engine/checkpoint/file.h"
 #include "engine/tokenizer/utf8.h"
 
 namespace quantplug::engine {
@@ -20,16 +21,13 @@ const json& field(const json& object, const char* key, std::string_view name) {
 
 }  // namespace
 
-std::string in_quotes(std::string_view text) {
-    constexpr size_t longest = 60;
-    return concat("'", to_valid_utf8(text.substr(0, longest)), text.size() > longest ? "...'" : "'");
-}
+std::string in_quotes(std::string_view text) { return concat("'", printable(text, 60), "'"); }
 
 std::string type_of(const json& object, std::string_view name, std::string_view role) {
     if (!object.is_object()) fail(Code::invalid_argument, name, ": a ", role, " is no object");
     const auto it = object.find("type");
     if (it == object.end() || !it->is_string()) fail(Code::invalid_argument, name, ": a ", role, " has no 'type'");
-    return to_valid_utf8(it->get_ref<const std::string&>().substr(0, 60));
+    return printable(it->get_ref<const std::string&>(), 60);
 }
 
 std::string string_field(const json& object, const char* key, std::string_view name) {
@@ -54,21 +52,24 @@ int32_t int_field(const json& object, const char* key, std::string_view name) {
 
 std::string char_field(const json& object, const char* key, std::string_view name) {
     std::string text = string_field(object, key, name);
-    if (text.empty() || utf8_at(text, 0).length != text.size()) fail(Code::invalid_argument, name, ": key '", key, "' is not one character");
+    if (text.empty() || utf8_at(text, 0).length != text.size())
+        fail(Code::invalid_argument, name, ": key '", key, "' is not one character");
     return text;
 }
 
 Regex pattern_field(const json& object, std::string_view name) {
     const json& pattern = field(object, "pattern", name);
     if (pattern.is_object() && pattern.contains("String")) return Regex::literal(string_field(pattern, "String", name));
-    if (pattern.is_object() && pattern.contains("Regex")) return Regex::compile(string_field(pattern, "Regex", name), name);
+    if (pattern.is_object() && pattern.contains("Regex"))
+        return Regex::compile(string_field(pattern, "Regex", name), name);
     fail(Code::invalid_argument, name, ": a 'pattern' is neither {\"String\": ...} nor {\"Regex\": ...}");
 }
 
-std::vector<const json*> flatten_sequence(const json& object, const char* list_key, std::string_view name, std::string_view role) {
+std::vector<const json*> flatten_sequence(const json& object, const char* list_key, std::string_view name,
+                                          std::string_view role) {
     constexpr size_t limit = 64;
     std::vector<const json*> parts;
-    std::vector<const json*> open{&object};   // a stack, the next part last
+    std::vector<const json*> open{&object};  // a stack, the next part last
     while (!open.empty()) {
         const json* top = open.back();
         open.pop_back();
@@ -79,20 +80,10 @@ std::vector<const json*> flatten_sequence(const json& object, const char* list_k
             if (!list.is_array()) fail(Code::invalid_argument, name, ": key '", list_key, "' is no list");
             for (size_t i = list.size(); i-- > 0 && open.size() <= limit;) open.push_back(&list[i]);
         }
-        if (parts.size() + open.size() > limit) fail(Code::invalid_argument, name, ": a ", role, " has more than ", limit, " parts");
+        if (parts.size() + open.size() > limit)
+            fail(Code::invalid_argument, name, ": a ", role, " has more than ", limit, " parts");
     }
     return parts;
-}
-
-json parse_small_json(std::string_view text, std::string_view name) {
-    try {
-        return json::parse(text.begin(), text.end(), [&](int depth, json::parse_event_t, json&) {
-            if (depth > json_depth_limit) fail(Code::invalid_argument, name, ": nested deeper than ", json_depth_limit, " levels");
-            return true;
-        });
-    } catch (const json::exception& error) {
-        fail(Code::invalid_argument, name, " is no valid JSON: ", error.what());
-    }
 }
 
 }  // namespace quantplug::engine

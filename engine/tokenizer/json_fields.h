@@ -24,16 +24,13 @@ std::string char_field(const nlohmann::json& json, const char* key, std::string_
 /// "pattern": {"String": ...} or {"Regex": ...}.
 Regex pattern_field(const nlohmann::json& json, std::string_view name);
 
-/// The parts of nested Sequence objects in order, `list_key` holding each one's list; any other object is its own part. At most
-/// 64 parts.
-std::vector<const nlohmann::json*> flatten_sequence(const nlohmann::json& json, const char* list_key, std::string_view name,
-                                                    std::string_view role);
+/// The parts of nested Sequence objects in order, `list_key` holding each one's list; any other object is its own part.
+/// At most 64 parts.
+std::vector<const nlohmann::json*> flatten_sequence(const nlohmann::json& json, const char* list_key,
+                                                    std::string_view name, std::string_view role);
 
-/// `text`, at most 60 bytes of it, in quotes: for errors.
+/// `text`, at most 60 bytes of it and printable, in quotes: for errors.
 std::string in_quotes(std::string_view text);
-
-/// Parses a JSON text of a file; nesting above 64 levels is an error. A byte-order mark is skipped.
-nlohmann::json parse_small_json(std::string_view text, std::string_view name);
 
 inline constexpr int json_depth_limit = 64;
 

@@ -11,14 +11,19 @@
 namespace quantplug::engine {
 namespace {
 
+// utf8proc (2.8) takes it for the trailing consonant of no sound and composes it away; it neither combines nor
+// decomposes.
+constexpr char32_t lone_jamo = 0x11A7;
+
 bool below(std::string_view text, uint8_t first_byte) {
     return std::all_of(text.begin(), text.end(), [&](char c) { return static_cast<uint8_t>(c) < first_byte; });
 }
 
-// utf8proc_map orders combining marks by exchanging neighbours, quadratic on a text of marks: here runs are sorted instead
-// (Unicode 15, D109, canonical ordering algorithm).
+// utf8proc_map orders combining marks by exchanging neighbours, quadratic on a text of marks: here runs are sorted
+// instead (Unicode 15, D109, canonical ordering algorithm).
 void append_normal_form(std::string_view text, bool compose, bool compatibility, std::string& out) {
-    const int decompose = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatibility ? UTF8PROC_COMPAT : 0);
+    const int decompose =
+        UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatibility ? UTF8PROC_COMPAT : 0);
     std::vector<utf8proc_int32_t> codes;
     codes.reserve(text.size());
     for (size_t i = 0; i < text.size();) {
@@ -28,7 +33,7 @@ void append_normal_form(std::string_view text, bool compose, bool compatibility,
         int last_boundclass = 0;
         const utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts, 32,
                                                            static_cast<utf8proc_option_t>(decompose), &last_boundclass);
-        if (n < 0 || n > 32)   // the longest decomposition has 18 characters
+        if (n < 0 || n > 32)  // the longest decomposition has 18 characters
             codes.push_back(static_cast<utf8proc_int32_t>(c.code));
         else
             codes.insert(codes.end(), parts, parts + n);
@@ -41,13 +46,15 @@ void append_normal_form(std::string_view text, bool compose, bool compatibility,
         }
         size_t end = i + 1;
         while (end < codes.size() && combining(codes[end]) != 0) ++end;
-        std::stable_sort(codes.begin() + static_cast<std::ptrdiff_t>(i), codes.begin() + static_cast<std::ptrdiff_t>(end),
+        std::stable_sort(codes.begin() + static_cast<std::ptrdiff_t>(i),
+                         codes.begin() + static_cast<std::ptrdiff_t>(end),
                          [&](auto a, auto b) { return combining(a) < combining(b); });
         i = end;
     }
     utf8proc_ssize_t n = static_cast<utf8proc_ssize_t>(codes.size());
     if (compose)
-        n = utf8proc_normalize_utf32(codes.data(), n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+        n = utf8proc_normalize_utf32(codes.data(), n,
+                                     static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
     for (utf8proc_ssize_t i = 0; i < n; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
 }
 
@@ -57,7 +64,7 @@ std::string unicode_normal_form(std::string_view text, bool compose, bool compat
     size_t done = 0;
     for (size_t i = 0; i < text.size();) {
         const Utf8Char c = utf8_at(text, i);
-        if (c.length > 1 && find_range(not_normalised, c.code)) {
+        if (c.length > 1 && (c.code == lone_jamo || find_range(not_normalised, c.code))) {
             append_normal_form(text.substr(done, i - done), compose, compatibility, out);
             out.append(text.substr(i, c.length));
             done = i + c.length;
@@ -75,7 +82,7 @@ std::string lowercase(std::string_view text) {
         const Utf8Char c = utf8_at(text, i);
         i += c.length;
         if (c.code == 0x130)
-            out += "i\xCC\x87";   // the one character whose lower case is two
+            out += "i\xCC\x87";  // the one character whose lower case is two
         else
             append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.code))));
     }
@@ -142,7 +149,7 @@ std::string Normalizer::apply(std::string_view input, RegexScratch& scratch) con
     for (const Step& step : steps_) {
         if (text.empty()) return text;
         switch (step.kind) {
-            case Kind::nfc:   // below U+0300 nothing combines
+            case Kind::nfc:  // below U+0300 nothing combines
                 if (!below(text, 0xCC)) text = unicode_normal_form(text, true, false);
                 break;
             case Kind::nfd:

@@ -12,8 +12,8 @@ namespace quantplug::engine {
 
 class Normalizer {
  public:
-    /// The object of the key "normalizer", or null. Known: NFC, NFD, NFKC, NFKD, Prepend, Replace, Lowercase, Strip, ByteLevel,
-    /// Sequence. Errors name `name` and the type.
+    /// The object of the key "normalizer", or null. Known: NFC, NFD, NFKC, NFKD, Prepend, Replace, Lowercase, Strip,
+    /// ByteLevel, Sequence. Errors name `name` and the type.
     static Normalizer parse(const nlohmann::json& json, std::string_view name);
 
     bool empty() const { return steps_.empty(); }
@@ -25,9 +25,9 @@ class Normalizer {
     enum class Kind { nfc, nfd, nfkc, nfkd, prepend, replace, lowercase, strip, byte_level };
     struct Step {
         Kind kind;
-        std::string text;   // prepend, replace: the content
+        std::string text;  // prepend, replace: the content
         Regex pattern = Regex::literal("");
-        bool left = false, right = false;   // strip
+        bool left = false, right = false;  // strip
     };
     void add(const nlohmann::json& json, std::string_view name);
 

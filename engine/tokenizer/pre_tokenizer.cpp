@@ -9,7 +9,8 @@ namespace quantplug::engine {
 namespace {
 
 // GPT-2's encoder.py; the expression that ByteLevel's use_regex means.
-constexpr std::string_view gpt2_expression = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view gpt2_expression =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 // \w+|[^\w\s]+ with the \w of Rust's regex crate.
 constexpr std::string_view whitespace_expression =
     R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}\s]+)";
@@ -28,12 +29,14 @@ SplitBehavior behavior_of(const nlohmann::json& json, std::string_view name) {
 
 }  // namespace
 
-void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior behavior, bool invert, std::vector<Word>& out) {
+void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior behavior, bool invert,
+              std::vector<Word>& out) {
     const auto size = static_cast<uint32_t>(word.text.size());
     const auto emit = [&](uint32_t begin, uint32_t end) {
         if (begin < end) out.push_back({word.text.substr(begin, end - begin), word.at_start && begin == 0});
     };
-    // The text as alternating spans; visit(begin, end, is_delimiter). Two matches without anything between them follow each other.
+    // The text as alternating spans; visit(begin, end, is_delimiter). Two matches without anything between them follow
+    // each other.
     const auto spans = [&](auto visit) {
         uint32_t done = 0;
         for (const Match& match : matches) {
@@ -43,7 +46,7 @@ void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior
         }
         if (done < size || size == 0) visit(done, size, invert);
     };
-    uint32_t open_begin = 0, open_end = 0;   // the span not yet emitted
+    uint32_t open_begin = 0, open_end = 0;  // the span not yet emitted
     bool open = false, previous = false;
     switch (behavior) {
         case SplitBehavior::removed:
@@ -57,7 +60,8 @@ void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior
         case SplitBehavior::contiguous:
         case SplitBehavior::merged_with_previous:
             spans([&](uint32_t begin, uint32_t end, bool delimiter) {
-                const bool joins = behavior == SplitBehavior::contiguous ? delimiter == previous : delimiter && !previous;
+                const bool joins =
+                    behavior == SplitBehavior::contiguous ? delimiter == previous : delimiter && !previous;
                 if (open && joins) {
                     open_end = end;
                 } else {
@@ -91,7 +95,8 @@ void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior
 PreTokenizer PreTokenizer::parse(const nlohmann::json& json, std::string_view name) {
     PreTokenizer out;
     if (json.is_null()) return out;
-    for (const nlohmann::json* part : flatten_sequence(json, "pretokenizers", name, "pre_tokenizer")) out.add(*part, name);
+    for (const nlohmann::json* part : flatten_sequence(json, "pretokenizers", name, "pre_tokenizer"))
+        out.add(*part, name);
     if (!out.stages_.empty() && out.stages_.back().kind == Kind::map_bytes) {
         out.stages_.pop_back();
         out.raw_bytes_ = true;
@@ -129,15 +134,17 @@ void PreTokenizer::add(const nlohmann::json& json, std::string_view name) {
             stage.kind = Kind::prefix_space;
             stages_.push_back(std::move(stage));
         }
-        if (bool_field(json, "use_regex", true, name)) add_split(Regex::compile(gpt2_expression, name), SplitBehavior::isolated);
+        if (bool_field(json, "use_regex", true, name))
+            add_split(Regex::compile(gpt2_expression, name), SplitBehavior::isolated);
         Stage map;
         map.kind = Kind::map_bytes;
         stages_.push_back(std::move(map));
     } else if (type == "Split") {
         add_split(pattern_field(json, name), behavior_of(json, name), bool_field(json, "invert", false, name));
     } else if (type == "Digits") {
-        add_split(Regex::compile("\\p{N}", name),
-                  bool_field(json, "individual_digits", false, name) ? SplitBehavior::isolated : SplitBehavior::contiguous);
+        add_split(Regex::compile("\\p{N}", name), bool_field(json, "individual_digits", false, name)
+                                                      ? SplitBehavior::isolated
+                                                      : SplitBehavior::contiguous);
     } else if (type == "Metaspace") {
         add_metaspace(json, name);
     } else if (type == "Punctuation") {
@@ -160,7 +167,9 @@ void PreTokenizer::add(const nlohmann::json& json, std::string_view name) {
 const std::vector<Word>& PreTokenizer::split(const Word& text, PreTokenizerScratch& scratch) const {
     scratch.texts.clear();
     scratch.words.assign(1, text);
-    const auto keep = [&](std::string changed) -> std::string_view { return scratch.texts.emplace_back(std::move(changed)); };
+    const auto keep = [&](std::string changed) -> std::string_view {
+        return scratch.texts.emplace_back(std::move(changed));
+    };
     for (const Stage& stage : stages_) {
         scratch.next.clear();
         for (const Word& word : scratch.words) {
@@ -177,8 +186,9 @@ const std::vector<Word>& PreTokenizer::split(const Word& text, PreTokenizerScrat
                         scratch.next.push_back({keep(std::string(1, ' ').append(word.text)), word.at_start});
                     break;
                 case Kind::metaspace: {
-                    const bool prepend = !word.text.starts_with(' ') && !word.text.starts_with(stage.replacement) &&
-                                         (stage.scheme == Scheme::always || (stage.scheme == Scheme::first && word.at_start));
+                    const bool prepend =
+                        !word.text.starts_with(' ') && !word.text.starts_with(stage.replacement) &&
+                        (stage.scheme == Scheme::always || (stage.scheme == Scheme::first && word.at_start));
                     std::string changed = prepend ? stage.replacement : "";
                     for (char c : word.text) {
                         if (c == ' ')

@@ -22,20 +22,21 @@ struct Word {
 
 /// Splits `text` at `matches` (ordered, without overlap) and appends what remains; empty words are left out.
 /// `invert`: what lies between the matches counts as the matches.
-void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior behavior, bool invert, std::vector<Word>& out);
+void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior behavior, bool invert,
+              std::vector<Word>& out);
 
 /// Buffers of one encode call; the words of split() point into it or into the text.
 struct PreTokenizerScratch {
     RegexScratch regex;
     std::vector<Match> matches;
     std::vector<Word> words, next;
-    std::deque<std::string> texts;   // of stages that change the text
+    std::deque<std::string> texts;  // of stages that change the text
 };
 
 class PreTokenizer {
  public:
-    /// The object of the key "pre_tokenizer", or null. Known: ByteLevel, Split, Digits, Metaspace, Punctuation, Whitespace,
-    /// WhitespaceSplit, CharDelimiterSplit, BertPreTokenizer, Sequence.
+    /// The object of the key "pre_tokenizer", or null. Known: ByteLevel, Split, Digits, Metaspace, Punctuation,
+    /// Whitespace, WhitespaceSplit, CharDelimiterSplit, BertPreTokenizer, Sequence.
     static PreTokenizer parse(const nlohmann::json& json, std::string_view name);
 
     /// The words end as bytes that stand for themselves, to be mapped by byte_to_char(): the last stage of a byte-level
@@ -53,7 +54,7 @@ class PreTokenizer {
         Regex pattern = Regex::literal("");
         SplitBehavior behavior = SplitBehavior::isolated;
         bool invert = false;
-        std::string replacement;   // metaspace
+        std::string replacement;  // metaspace
         Scheme scheme = Scheme::always;
     };
     void add(const nlohmann::json& json, std::string_view name);

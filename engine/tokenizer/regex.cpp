@@ -36,8 +36,8 @@ constexpr auto newer_pages = [] {
     return pages;
 }();
 
-// Where `text` has characters newer than the Unicode tables of some PCRE2 in use, `masked` gets it with older ones in their place,
-// of the same category and length: the same matches with every version of the library.
+// Where `text` has characters newer than the Unicode tables of some PCRE2 in use, `masked` gets it with older ones in
+// their place, of the same category and length: the same matches with every version of the library.
 bool mask_newer(std::string_view text, std::string& masked) {
     bool changed = false;
     for (size_t i = 0; i < text.size();) {
@@ -72,7 +72,7 @@ std::string error_text(int code) {
 struct RegexScratch::Blocks {
     pcre2_match_data* data = nullptr;
     pcre2_match_context* context = nullptr;
-    pcre2_jit_stack* stack = nullptr;   // only for expressions that the default 32 KiB do not hold
+    pcre2_jit_stack* stack = nullptr;  // only for expressions that the default 32 KiB do not hold
 
     Blocks() = default;
     Blocks(const Blocks&) = delete;
@@ -109,7 +109,8 @@ Regex Regex::compile(std::string_view pattern, std::string_view name) {
     Regex out;
     out.name_ = name;
     if (pattern.size() > pattern_limit)
-        fail(Code::invalid_argument, name, ": a regular expression of ", pattern.size(), " bytes is longer than the limit of ", pattern_limit);
+        fail(Code::invalid_argument, name, ": a regular expression of ", pattern.size(),
+             " bytes is longer than the limit of ", pattern_limit);
     std::string translated;
     try {
         translated = oniguruma_to_pcre2(pattern);
@@ -126,8 +127,8 @@ Regex Regex::compile(std::string_view pattern, std::string_view name) {
                                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
                                         &offset, context.get()));
     if (!out.code_->pcre)
-        fail(Code::invalid_argument, name, ": regular expression '", pattern, "' does not compile: ", error_text(error), " (as PCRE2 '",
-             translated, "', offset ", offset, ")");
+        fail(Code::invalid_argument, name, ": regular expression '", pattern, "' does not compile: ", error_text(error),
+             " (as PCRE2 '", translated, "', offset ", offset, ")");
     // Without a JIT (unusual processors) the interpreter gives the same matches.
     out.code_->jit = pcre2_jit_compile(out.code_->pcre.get(), PCRE2_JIT_COMPLETE) == 0;
     return out;
@@ -142,7 +143,8 @@ Regex Regex::literal(std::string_view text) {
 void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<Match>& out) const {
     if (!code_) {
         if (literal_.empty()) return;
-        for (size_t at = text.find(literal_); at != std::string_view::npos; at = text.find(literal_, at + literal_.size()))
+        for (size_t at = text.find(literal_); at != std::string_view::npos;
+             at = text.find(literal_, at + literal_.size()))
             out.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(at + literal_.size())});
         return;
     }
@@ -154,8 +156,9 @@ void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<M
     size_t from = 0;
     size_t last_end = std::string_view::npos;
     while (from <= text.size()) {
-        int rc = code_->jit ? pcre2_jit_match(code, subject, text.size(), from, 0, blocks.data, blocks.context)
-                            : pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, blocks.data, blocks.context);
+        int rc = code_->jit
+                     ? pcre2_jit_match(code, subject, text.size(), from, 0, blocks.data, blocks.context)
+                     : pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, blocks.data, blocks.context);
         if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !blocks.stack) {
             blocks.stack = pcre2_jit_stack_create(32 * 1024, jit_stack_max, nullptr);
             if (!blocks.stack) throw std::bad_alloc();
@@ -167,7 +170,8 @@ void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<M
             fail(Code::resource_exhausted, name_, ": a regular expression failed on this text: ", error_text(rc));
         const size_t begin = found[0], end = found[1];
         // \K inside a lookahead can put the start behind the end.
-        if (begin > end || begin < from) fail(Code::unimplemented, name_, ": a regular expression uses \\K in a lookaround, which is not supported");
+        if (begin > end || begin < from)
+            fail(Code::unimplemented, name_, ": a regular expression uses \\K in a lookaround, which is not supported");
         if (begin == end && last_end == end) {
             from = end < text.size() ? end + utf8_length(text[end]) : end + 1;
             continue;

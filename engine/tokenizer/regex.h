@@ -35,7 +35,7 @@ class RegexScratch {
 };
 
 struct Match {
-    uint32_t begin, end;   // bytes
+    uint32_t begin, end;  // bytes
 };
 
 /// Immutable; matching is thread-safe with a scratch of one's own.
@@ -49,9 +49,9 @@ class Regex {
     Regex& operator=(Regex&&) noexcept;
     ~Regex();
 
-    /// All matches in `text` (valid UTF-8 of less than 4 GiB) from left to right, without overlap, appended to `out`. An empty match
-    /// right behind the last match does not count, as in the onig crate. A match that needs more than the limits (hostile
-    /// expressions) is an Error (resource_exhausted).
+    /// All matches in `text` (valid UTF-8 of less than 4 GiB) from left to right, without overlap, appended to `out`.
+    /// An empty match right behind the last match does not count, as in the onig crate. A match that needs more than
+    /// the limits (hostile expressions) is an Error (resource_exhausted).
     void find_all(std::string_view text, RegexScratch& scratch, std::vector<Match>& out) const;
 
     /// Every match replaced by `content`.
@@ -63,7 +63,7 @@ class Regex {
  private:
     struct Compiled;
     Regex();
-    std::unique_ptr<Compiled> code_;   // null: literal
+    std::unique_ptr<Compiled> code_;  // null: literal
     std::string literal_;
     std::string name_;
 };

@@ -21,9 +21,10 @@ constexpr size_t nesting_limit = 200;
 
 using Name = std::pair<std::string_view, std::string_view>;
 
-constexpr std::array<std::string_view, 39> categories = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "LC", "M",  "Mn", "Mc", "Me", "N",   "Nd",
-                                                         "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm",  "Sc",
-                                                         "Sk", "So", "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Cn", "Co", "Any", "Cs"};
+constexpr std::array<std::string_view, 39> categories = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "LC", "M",   "Mn", "Mc",
+                                                         "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd",  "Ps", "Pe",
+                                                         "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So",  "Z",  "Zs",
+                                                         "Zl", "Zp", "C",  "Cc", "Cf", "Cn", "Co", "Any", "Cs"};
 
 // Names are compared without case, spaces, hyphens and underscores.
 constexpr std::array<Name, 56> properties = {{{"letter", "L"},
@@ -120,7 +121,8 @@ class Translator {
                 open_group();
                 return;
             case ')':
-                if (groups_.empty()) fail(Code::invalid_argument, "a closing parenthesis at byte ", pos_, " has no opening one");
+                if (groups_.empty())
+                    fail(Code::invalid_argument, "a closing parenthesis at byte ", pos_, " has no opening one");
                 atom_ = groups_.back();
                 quantified_ = false;
                 groups_.pop_back();
@@ -165,7 +167,8 @@ class Translator {
     }
 
     void open_group() {
-        if (groups_.size() >= nesting_limit) fail(Code::invalid_argument, "more than ", nesting_limit, " nested groups");
+        if (groups_.size() >= nesting_limit)
+            fail(Code::invalid_argument, "more than ", nesting_limit, " nested groups");
         const size_t start = out_.size();
         if (at("(?#")) {
             const size_t close = in_.find(')', pos_);
@@ -185,7 +188,7 @@ class Translator {
                 out_ += peek() == 'm' ? 's' : peek();
                 ++pos_;
             }
-            if (peek() == ')') {   // (?i): the rest of the enclosing group
+            if (peek() == ')') {  // (?i): the rest of the enclosing group
                 out_ += ')';
                 ++pos_;
                 no_atom();
@@ -221,9 +224,10 @@ class Translator {
     }
 
     void quantifier(const std::string& text, bool fixed, size_t length) {
-        if (atom_ == std::string::npos) fail(Code::invalid_argument, "a quantifier at byte ", pos_, " has nothing to repeat");
+        if (atom_ == std::string::npos)
+            fail(Code::invalid_argument, "a quantifier at byte ", pos_, " has nothing to repeat");
         pos_ += length;
-        if (quantified_) wrap();   // x{2}+ and x+*: the repeat of a repeat
+        if (quantified_) wrap();  // x{2}+ and x+*: the repeat of a repeat
         out_ += text;
         quantified_ = true;
         if (text[0] == '{') {
@@ -243,7 +247,7 @@ class Translator {
         out_ += ')';
     }
 
-    char32_t hex_escape() {   // behind \x or \u
+    char32_t hex_escape() {  // behind \x or \u
         const bool is_u = in_[pos_ - 1] == 'u';
         std::string_view digits;
         if (peek() == '{') {
@@ -261,10 +265,12 @@ class Translator {
         if (digits.empty() || digits.size() > 6) fail(Code::invalid_argument, "a bad escape before byte ", pos_);
         char32_t code = 0;
         for (char d : digits) {
-            if (!std::isxdigit(static_cast<unsigned char>(d))) fail(Code::invalid_argument, "a bad escape before byte ", pos_);
+            if (!std::isxdigit(static_cast<unsigned char>(d)))
+                fail(Code::invalid_argument, "a bad escape before byte ", pos_);
             code = code * 16 + static_cast<char32_t>(d <= '9' ? d - '0' : (d | 32) - 'a' + 10);
         }
-        if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) fail(Code::invalid_argument, "an escape before byte ", pos_, " is no character");
+        if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+            fail(Code::invalid_argument, "an escape before byte ", pos_, " is no character");
         return code;
     }
 
@@ -292,7 +298,8 @@ class Translator {
             if (name == category) return sign + std::string(category) + "}";
         std::string plain;
         for (char c : name)
-            if (c != ' ' && c != '_' && c != '-') plain += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+            if (c != ' ' && c != '_' && c != '-')
+                plain += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
         for (const Name& entry : properties)
             if (plain == entry.first) return sign + std::string(entry.second) + "}";
         if (plain.empty() || !std::all_of(plain.begin(), plain.end(), [](unsigned char c) { return std::isalpha(c); }))
@@ -306,7 +313,9 @@ class Translator {
         const char c = peek();
         if (c == '\0') fail(Code::invalid_argument, "a backslash ends the expression");
         ++pos_;
-        const auto set = [&](std::string_view items, bool negated) { out.append(negated ? "[^" : "[").append(items).append("]"); };
+        const auto set = [&](std::string_view items, bool negated) {
+            out.append(negated ? "[^" : "[").append(items).append("]");
+        };
         switch (c) {
             case 's':
             case 'S':
@@ -365,7 +374,7 @@ class Translator {
             return;
         }
         if (std::isalpha(u) && std::string_view("tnrfaeAzZGKRXk").find(c) == std::string_view::npos) {
-            out += c;   // Ruby: an unknown escape is the letter
+            out += c;  // Ruby: an unknown escape is the letter
             return;
         }
         out += '\\';
@@ -378,7 +387,7 @@ class Translator {
         if (negated) ++pos_;
         std::string items = class_items();
         if (!at("&&")) {
-            ++pos_;   // the closing bracket
+            ++pos_;  // the closing bracket
             return (negated ? "[^" : "[") + items + "]";
         }
         // [A&&[B]] and [A&&[^B]]: one more condition ahead of A.
@@ -409,7 +418,8 @@ class Translator {
                 posix_class(items);
             } else if (c == '[') {
                 if (peek(1) == '^') unsupported("a negated class inside a class");
-                if (++nested > nesting_limit) fail(Code::invalid_argument, "more than ", nesting_limit, " nested classes");
+                if (++nested > nesting_limit)
+                    fail(Code::invalid_argument, "more than ", nesting_limit, " nested classes");
                 ++pos_;
             } else if (at("&&")) {
                 if (nested != 0) unsupported("an intersection inside a nested class");
@@ -430,7 +440,8 @@ class Translator {
 
     void posix_class(std::string& items) {
         const size_t close = in_.find(":]", pos_ + 2);
-        const std::string_view name = close == std::string_view::npos ? std::string_view() : in_.substr(pos_ + 2, close - pos_ - 2);
+        const std::string_view name =
+            close == std::string_view::npos ? std::string_view() : in_.substr(pos_ + 2, close - pos_ - 2);
         constexpr std::array<Name, 11> names = {{{"alpha", "\\p{Alphabetic}"},
                                                  {"digit", "\\p{Nd}"},
                                                  {"alnum", "\\p{Alphabetic}\\p{Nd}"},
@@ -485,10 +496,10 @@ class Translator {
     std::string_view in_;
     size_t pos_ = 0;
     std::string out_;
-    size_t atom_ = std::string::npos;   // where the last atom starts in out_
-    bool quantified_ = false;           // a quantifier follows it already
+    size_t atom_ = std::string::npos;  // where the last atom starts in out_
+    bool quantified_ = false;          // a quantifier follows it already
     size_t wraps_ = 0;
-    std::vector<size_t> groups_;        // starts of the open groups in out_
+    std::vector<size_t> groups_;  // starts of the open groups in out_
 };
 
 }  // namespace

@@ -52,13 +52,16 @@ const qp_sp_functions& sentencepiece_library() {
         }
         void* handle = dlopen(file.c_str(), open_flags);
         if (!handle) fail(Code::failed_precondition, file.string(), " cannot be loaded: ", dlerror());
-        const auto entry = reinterpret_cast<const qp_sp_functions* (*)(void)>(dlsym(handle, "quantplug_sentencepiece_v1"));
+        const auto entry =
+            reinterpret_cast<const qp_sp_functions* (*)(void)>(dlsym(handle, "quantplug_sentencepiece_v1"));
         const qp_sp_functions* functions = entry ? entry() : nullptr;
         if (!functions || functions->abi != QP_SP_ABI)
-            fail(Code::failed_precondition, file.string(), " is of another version: install it together with the plugins");
+            fail(Code::failed_precondition, file.string(),
+                 " is of another version: install it together with the plugins");
         return *functions;
     }
-    fail(Code::failed_precondition, library_name, " is missing in ", tried, ": install it there, or put a tokenizer.json into the model's folder");
+    fail(Code::failed_precondition, library_name, " is missing in ", tried,
+         ": install it there, or put a tokenizer.json into the model's folder");
 }
 
 }  // namespace quantplug::engine

@@ -28,7 +28,8 @@ bool is_tiktoken(std::string_view text) {
     const size_t space = line.find(' ');
     if (line.size() > 1000 || space == 0 || space == std::string_view::npos || space + 1 >= line.size()) return false;
     const auto base64 = [](char c) {
-        return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/' || c == '=';
+        return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/' ||
+               c == '=';
     };
     const auto digit = [](char c) { return (c >= '0' && c <= '9') || c == '\r'; };
     return std::all_of(line.begin(), line.begin() + static_cast<std::ptrdiff_t>(space), base64) &&
@@ -37,8 +38,8 @@ bool is_tiktoken(std::string_view text) {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-    SentencePieceTokenizer(const qp_sp_functions& library, Model model, bool keeps_prefix, bool prefix, const SpecialTokens& names,
-                           std::string_view name)
+    SentencePieceTokenizer(const qp_sp_functions& library, Model model, bool keeps_prefix, bool prefix,
+                           const SpecialTokens& names, std::string_view name)
         : library_(library),
           model_(std::move(model)),
           keeps_prefix_(keeps_prefix),
@@ -54,7 +55,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         };
         bos_id_ = id_of(names.bos, library.bos(model_.get()));
         eos_id_ = id_of(names.eos, library.eos(model_.get()));
-        adds_bos_ = names.add_bos.value_or(true) && bos_id_;   // true is LlamaTokenizer's default
+        adds_bos_ = names.add_bos.value_or(true) && bos_id_;  // true is LlamaTokenizer's default
     }
 
     std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override;
@@ -106,16 +107,20 @@ class SentencePieceTokenizer final : public Tokenizer {
                 token.id = id;
                 token.special = true;
             }
-        const int32_t limit = n_pieces_ + static_cast<int32_t>(std::min<size_t>(names.added.size(), 1u << 30)) + id_slack;
+        const int32_t limit =
+            n_pieces_ + static_cast<int32_t>(std::min<size_t>(names.added.size(), 1u << 30)) + id_slack;
         for (const AddedToken& token : names.added) {
             if (token.content.empty()) continue;
             if (token.id >= limit)
-                fail(Code::invalid_argument, name, ": added token ", in_quotes(token.content), " has id ", token.id, ", but the model has only ", n_pieces_, " pieces");
+                fail(Code::invalid_argument, name, ": added token ", in_quotes(token.content), " has id ", token.id,
+                     ", but the model has only ", n_pieces_, " pieces");
             if (token.id < n_pieces_ && piece(token.id) != token.content)
-                fail(Code::invalid_argument, name, ": id ", token.id, " belongs to both ", in_quotes(piece(token.id)), " and the added token ", in_quotes(token.content));
+                fail(Code::invalid_argument, name, ": id ", token.id, " belongs to both ", in_quotes(piece(token.id)),
+                     " and the added token ", in_quotes(token.content));
             const auto [it, fresh] = out.emplace(token.id, token);
             if (!fresh && it->second.content != token.content)
-                fail(Code::invalid_argument, name, ": added tokens ", in_quotes(it->second.content), " and ", in_quotes(token.content), " have the same id ", token.id);
+                fail(Code::invalid_argument, name, ": added tokens ", in_quotes(it->second.content), " and ",
+                     in_quotes(token.content), " have the same id ", token.id);
             if (!fresh) it->second.special = it->second.special || token.special;
         }
         return out;
@@ -139,8 +144,8 @@ class SentencePieceTokenizer final : public Tokenizer {
 
     const qp_sp_functions& library_;
     Model model_;
-    bool keeps_prefix_;   // the library puts the prefix space in front of every piece of text
-    bool prefix_;         // the model wants one
+    bool keeps_prefix_;  // the library puts the prefix space in front of every piece of text
+    bool prefix_;        // the model wants one
     int32_t n_pieces_;
     std::map<int32_t, AddedToken> added_;
     AddedTokens matcher_;
@@ -167,8 +172,12 @@ class SentencePieceStream final : public DecodeStream {
 };
 
 std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos bos, bool special_text) const {
-    if (text.size() > text_limit) fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit, ": split it");
-    if (bos == Bos::on && !bos_id_) fail(Code::invalid_argument, "the tokenizer has no BOS token: leave it out, or name bos_token in tokenizer_config.json");
+    if (text.size() > text_limit)
+        fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit,
+             ": split it");
+    if (bos == Bos::on && !bos_id_)
+        fail(Code::invalid_argument,
+             "the tokenizer has no BOS token: leave it out, or name bos_token in tokenizer_config.json");
     const std::string valid = to_valid_utf8(text);
     std::vector<int32_t> out;
     RegexScratch scratch;
@@ -197,7 +206,8 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& path,
     const std::string name = path.string();
     const std::string bytes = read_text(path);
     if (is_tiktoken(bytes))
-        fail(Code::unimplemented, name, " is a tiktoken vocabulary, which is not supported yet: put the model's tokenizer.json beside it");
+        fail(Code::unimplemented, name,
+             " is a tiktoken vocabulary, which is not supported yet: put the model's tokenizer.json beside it");
     const qp_sp_functions& library = sentencepiece_library();
     char error[256] = {};
     const auto open = [&](bool keep_prefix) {
@@ -208,7 +218,8 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& path,
     };
     Model model = open(true);
     const bool prefix = library.adds_prefix_space(model.get()) == 1;
-    // Llama's `legacy`: a space in front of every piece of text between special tokens; without it, in front of the first only.
+    // Llama's `legacy`: a space in front of every piece of text between special tokens; without it, in front of the
+    // first only.
     const bool legacy = names.legacy.value_or(true);
     if (!legacy) model = open(false);
     return std::make_unique<SentencePieceTokenizer>(library, std::move(model), legacy, prefix, names, name);

@@ -1,12 +1,12 @@
 #include "engine/tokenizer/special_tokens.h"
 
 #include <charconv>
-#include <cstdio>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "engine/base/error.h"
+#include "engine/checkpoint/file.h"
+#include "engine/checkpoint/json.h"
 #include "engine/tokenizer/json_fields.h"
 
 namespace quantplug::engine {
@@ -15,14 +15,8 @@ namespace {
 using nlohmann::json;
 using std::filesystem::path;
 
-constexpr uintmax_t text_limit = 1u << 30;
-
-struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-};
-
 json read_object(const path& file) {
-    const json out = parse_small_json(read_text(file), file.string());
+    const json out = parse_json(read_text(file), file.string());
     if (!out.is_object()) fail(Code::invalid_argument, file.string(), " is no JSON object");
     return out;
 }
@@ -32,7 +26,8 @@ void read_name(const json& object, const char* key, std::string& out) {
     const auto it = object.find(key);
     if (!out.empty() || it == object.end()) return;
     if (it->is_string()) out = it->get<std::string>();
-    if (it->is_object() && it->contains("content") && (*it)["content"].is_string()) out = (*it)["content"].get<std::string>();
+    if (it->is_object() && it->contains("content") && (*it)["content"].is_string())
+        out = (*it)["content"].get<std::string>();
 }
 
 void read_flag(const json& object, const char* key, std::optional<bool>& out) {
@@ -63,17 +58,11 @@ void read_added_decoder(const json& config, const std::string& name, std::vector
 }  // namespace
 
 std::string read_text(const path& file) {
-    const std::unique_ptr<std::FILE, Close> in(std::fopen(file.c_str(), "rb"));
-    if (!in) fail(Code::not_found, file.string(), " cannot be opened");
-    std::error_code error;
-    const uintmax_t size = std::filesystem::file_size(file, error);
-    if (error) fail(Code::invalid_argument, file.string(), " is no regular file");
-    if (size >= text_limit) fail(Code::invalid_argument, file.string(), " has ", size, " bytes, more than the limit of 1 GiB");
-    std::string text(size, '\0');
-    text.resize(std::fread(text.data(), 1, text.size(), in.get()));
-    if (text.size() != size) fail(Code::data_loss, file.string(), " ended after ", text.size(), " of ", size, " bytes");
+    std::string text = read_text_file(file, uint64_t{1} << 30);
     constexpr std::string_view lfs = "version https://git-lfs.github.com/spec/";
-    if (text.starts_with(lfs)) fail(Code::failed_precondition, file.string(), " is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder");
+    if (text.starts_with(lfs))
+        fail(Code::failed_precondition, file.string(),
+             " is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder");
     return text;
 }
 

@@ -12,16 +12,16 @@
 namespace quantplug::engine {
 
 struct SpecialTokens {
-    std::string bos, eos;                // empty: not said, or null
-    std::optional<bool> add_bos;         // add_bos_token
-    std::optional<bool> legacy;          // Llama's prefix space in front of every piece of text
-    std::vector<AddedToken> added;       // added_tokens_decoder, then added_tokens.json; ids as they say
+    std::string bos, eos;           // empty: not said, or null
+    std::optional<bool> add_bos;    // add_bos_token
+    std::optional<bool> legacy;     // Llama's prefix space in front of every piece of text
+    std::vector<AddedToken> added;  // added_tokens_decoder, then added_tokens.json; ids as they say
 
     /// Missing files say nothing; a file that is there and cannot be read is an error.
     static SpecialTokens read(const std::filesystem::path& folder);
 };
 
-/// A file's whole text. Errors name it; above 1 GiB is refused.
+/// A file's whole text, at most 1 GiB; a Git LFS pointer is an error.
 std::string read_text(const std::filesystem::path& path);
 
 }  // namespace quantplug::engine

@@ -7,13 +7,16 @@ namespace {
 
 using nlohmann::json;
 
-void append_ids(const json& specials, const std::string& token, int32_t n_ids, std::string_view name, std::vector<int32_t>& out) {
+void append_ids(const json& specials, const std::string& token, int32_t n_ids, std::string_view name,
+                std::vector<int32_t>& out) {
     const auto it = specials.find(token);
     if (it == specials.end() || !it->is_object() || !it->contains("ids") || !(*it)["ids"].is_array())
-        fail(Code::invalid_argument, name, ": the post_processor's template names ", in_quotes(token), ", which special_tokens does not list with its ids");
+        fail(Code::invalid_argument, name, ": the post_processor's template names ", in_quotes(token),
+             ", which special_tokens does not list with its ids");
     for (const json& id : (*it)["ids"]) {
         if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(n_ids))
-            fail(Code::invalid_argument, name, ": the post_processor's token ", in_quotes(token), " has id ", id.dump(), ", the vocabulary ", n_ids, " ids");
+            fail(Code::invalid_argument, name, ": the post_processor's token ", in_quotes(token), " has id ", id.dump(),
+                 ", the vocabulary ", n_ids, " ids");
         out.push_back(static_cast<int32_t>(id.get<uint64_t>()));
     }
 }
@@ -27,14 +30,19 @@ Template parse_single(const json& processor, int32_t n_ids, std::string_view nam
     bool seen = false;
     for (const json& piece : *single) {
         if (piece.is_object() && piece.contains("SpecialToken")) {
-            append_ids(*specials, string_field(piece["SpecialToken"], "id", name), n_ids, name, seen ? out.after : out.before);
-        } else if (piece.is_object() && piece.contains("Sequence") && !seen && string_field(piece["Sequence"], "id", name) == "A") {
+            append_ids(*specials, string_field(piece["SpecialToken"], "id", name), n_ids, name,
+                       seen ? out.after : out.before);
+        } else if (piece.is_object() && piece.contains("Sequence") && !seen &&
+                   string_field(piece["Sequence"], "id", name) == "A") {
             seen = true;
         } else {
-            fail(Code::invalid_argument, name, ": the post_processor's template 'single' has a piece that is neither a SpecialToken nor the one Sequence A");
+            fail(Code::invalid_argument, name,
+                 ": the post_processor's template 'single' has a piece that is neither a SpecialToken nor the one "
+                 "Sequence A");
         }
     }
-    if (!seen) fail(Code::invalid_argument, name, ": the post_processor's template 'single' does not contain Sequence A");
+    if (!seen)
+        fail(Code::invalid_argument, name, ": the post_processor's template 'single' does not contain Sequence A");
     return out;
 }
 
@@ -46,7 +54,8 @@ Template Template::parse(const json& object, int32_t n_ids, std::string_view nam
     for (const json* part : flatten_sequence(object, "processors", name, "post_processor")) {
         const std::string type = type_of(*part, name, "post_processor");
         if (type == "ByteLevel") continue;
-        if (type != "TemplateProcessing") fail(Code::unimplemented, name, ": post_processor '", type, "' is not supported yet");
+        if (type != "TemplateProcessing")
+            fail(Code::unimplemented, name, ": post_processor '", type, "' is not supported yet");
         const Template one = parse_single(*part, n_ids, name);
         out.before.insert(out.before.begin(), one.before.begin(), one.before.end());
         out.after.insert(out.after.end(), one.after.begin(), one.after.end());

@@ -1,4 +1,5 @@
-// Text to token ids and back. Everything that the engine and the plugins need of a tokenizer, whatever file it came from.
+// Text to token ids and back. Everything that the engine and the plugins need of a tokenizer, whatever file it came
+// from.
 #pragma once
 
 #include <cstdint>
@@ -24,33 +25,33 @@ class DecodeStream {
 /// Immutable after loading: every method may be called from any thread at any time.
 class Tokenizer {
  public:
-    /// automatic: as the tokenizer's own files say (post-processor, add_bos_token). on: the BOS token first, exactly once.
-    /// off: nothing is added, in front or behind.
+    /// automatic: as the tokenizer's own files say (post-processor, add_bos_token). on: the BOS token first, exactly
+    /// once. off: nothing is added, in front or behind.
     enum class Bos { automatic, on, off };
 
     virtual ~Tokenizer() = default;
 
-    /// `special_text`: text that looks like a special token becomes that token; otherwise it stays text. Added tokens that
-    /// are not special (`<think>` of Qwen3) are tokens in both cases, as in Hugging Face's tokenizers.
-    /// Input that is not UTF-8: each maximal invalid part is read as U+FFFD, as Python's errors="replace" does.
-    /// Errors: invalid_argument (Bos::on without a BOS token), resource_exhausted (a hostile regular expression hit its limit).
+    /// `special_text`: text that looks like a special token becomes that token; otherwise it stays text. Added tokens
+    /// that are not special (`<think>` of Qwen3) are tokens in both cases, as in Hugging Face's tokenizers. Input that
+    /// is not UTF-8: each maximal invalid part is read as U+FFFD, as Python's errors="replace" does. Errors:
+    /// invalid_argument (Bos::on without a BOS token), resource_exhausted (a hostile regular expression hit its limit).
     virtual std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const = 0;
 
-    /// Whole UTF-8 characters; bytes that form none come out as U+FFFD. Special tokens are skipped unless `special_text`.
-    /// Ids outside 0 .. size()-1 and ids without a token give no text.
+    /// Whole UTF-8 characters; bytes that form none come out as U+FFFD. Special tokens are skipped unless
+    /// `special_text`. Ids outside 0 .. size()-1 and ids without a token give no text.
     std::string decode(std::span<const int32_t> ids, bool special_text) const;
 
     /// The state of one incremental decode; it must not outlive the tokenizer.
     virtual std::unique_ptr<DecodeStream> decode_stream(bool special_text) const = 0;
 
-    virtual int32_t size() const = 0;   // ids are 0 .. size()-1; some may have no token
+    virtual int32_t size() const = 0;  // ids are 0 .. size()-1; some may have no token
     virtual std::optional<int32_t> bos_id() const = 0;
     virtual std::optional<int32_t> eos_id() const = 0;
-    virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;   // the token as the file spells it
-    virtual std::string id_to_token(int32_t id) const = 0;                          // empty where there is none
+    virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;  // the token as the file spells it
+    virtual std::string id_to_token(int32_t id) const = 0;                         // empty where there is none
     virtual bool is_special(int32_t id) const = 0;
-    virtual bool adds_bos() const = 0;           // Bos::automatic puts bos_id() first
-    virtual std::string_view kind() const = 0;   // "tokenizer.json (byte-level BPE)", ... for `info`
+    virtual bool adds_bos() const = 0;          // Bos::automatic puts bos_id() first
+    virtual std::string_view kind() const = 0;  // "tokenizer.json (byte-level BPE)", ... for `info`
 };
 
 /// Incremental detokenizer over any tokenizer; one thread at a time; must not outlive the tokenizer.
@@ -68,8 +69,8 @@ class Detokenizer {
 /// tokenizer_config.json and special_tokens_map.json for BOS, EOS and add_bos_token. Errors name the file.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 
-/// A tokenizer from the text of a tokenizer.json alone; `name` stands for the file in errors. BOS is the first token of the
-/// post-processor's template where there is one.
+/// A tokenizer from the text of a tokenizer.json alone; `name` stands for the file in errors. BOS is the first token of
+/// the post-processor's template where there is one.
 std::unique_ptr<Tokenizer> parse_tokenizer_json(std::string_view json, std::string_view name);
 
 }  // namespace quantplug::engine

@@ -47,7 +47,7 @@ class ValueBuilder {
         return &member;
     }
     json root_;
-    std::vector<json*> open_;   // only the innermost container grows, so the pointers stay
+    std::vector<json*> open_;  // only the innermost container grows, so the pointers stay
     std::string key_;
     bool done_ = false;
 };
@@ -104,7 +104,7 @@ class Reader final : public nlohmann::json_sax<json> {
 
     TokenizerFile::Piece put(std::string_view text) {
         const TokenizerFile::Piece piece{static_cast<uint32_t>(file_.text.size()), static_cast<uint32_t>(text.size())};
-        file_.text.append(text);   // the file is below 1 GiB, and so is this
+        file_.text.append(text);  // the file is below 1 GiB, and so is this
         return piece;
     }
 
@@ -141,7 +141,7 @@ class Reader final : public nlohmann::json_sax<json> {
     bool scalar(json value) {
         if (depth_ == 0) fail(Code::invalid_argument, name_, ": the document is no JSON object");
         switch (mode_) {
-            case Mode::none:   // "model": 1
+            case Mode::none:  // "model": 1
                 fail(Code::invalid_argument, name_, ": 'model' is no object");
             case Mode::skip:
                 break;
@@ -152,7 +152,8 @@ class Reader final : public nlohmann::json_sax<json> {
                 if (base_depth() == depth_) {
                     if (!value.is_null()) fail(Code::invalid_argument, name_, ": 'added_tokens' is no list");
                 } else if (depth_ == 2) {
-                    fail(Code::invalid_argument, name_, ": entry ", file_.added.size(), " of 'added_tokens' is no object");
+                    fail(Code::invalid_argument, name_, ": entry ", file_.added.size(),
+                         " of 'added_tokens' is no object");
                 } else {
                     builder_.value(std::move(value));
                 }
@@ -160,10 +161,12 @@ class Reader final : public nlohmann::json_sax<json> {
             case Mode::vocab:
                 // Another model's vocabulary may be a list: its type is named at the end.
                 if (depth_ == 3 && vocab_is_object_)
-                    fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is ", value.dump(), ", not a number from 0 to ", INT32_MAX);
+                    fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is ",
+                         value.dump(), ", not a number from 0 to ", INT32_MAX);
                 break;
             case Mode::merges:
-                fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(), " is neither \"a b\" nor [\"a\", \"b\"]");
+                fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(),
+                     " is neither \"a b\" nor [\"a\", \"b\"]");
         }
         leave();
         return true;
@@ -179,29 +182,36 @@ class Reader final : public nlohmann::json_sax<json> {
     }
 
     bool open(json container) {
-        if (++depth_ > json_depth_limit) fail(Code::invalid_argument, name_, ": nested deeper than ", json_depth_limit, " levels");
-        if (depth_ == 1 && !container.is_object()) fail(Code::invalid_argument, name_, ": the document is no JSON object");
+        if (++depth_ > json_depth_limit)
+            fail(Code::invalid_argument, name_, ": nested deeper than ", json_depth_limit, " levels");
+        if (depth_ == 1 && !container.is_object())
+            fail(Code::invalid_argument, name_, ": the document is no JSON object");
         switch (mode_) {
             case Mode::none:
-                if (depth_ == 2 && !container.is_object()) fail(Code::invalid_argument, name_, ": 'model' is no object");
+                if (depth_ == 2 && !container.is_object())
+                    fail(Code::invalid_argument, name_, ": 'model' is no object");
                 break;
             case Mode::value:
                 builder_.open(std::move(container));
                 break;
             case Mode::added:
-                if (depth_ == 2 && !container.is_array()) fail(Code::invalid_argument, name_, ": 'added_tokens' is no list");
+                if (depth_ == 2 && !container.is_array())
+                    fail(Code::invalid_argument, name_, ": 'added_tokens' is no list");
                 if (depth_ == 3 && !container.is_object())
-                    fail(Code::invalid_argument, name_, ": entry ", file_.added.size(), " of 'added_tokens' is no object");
+                    fail(Code::invalid_argument, name_, ": entry ", file_.added.size(),
+                         " of 'added_tokens' is no object");
                 if (depth_ >= 3) builder_.open(std::move(container));
                 break;
             case Mode::vocab:
                 if (depth_ == 3) file_.has_vocab = vocab_is_object_ = container.is_object();
                 if (depth_ > 3 && vocab_is_object_)
-                    fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is no number");
+                    fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)),
+                         " is no number");
                 break;
             case Mode::merges:
                 if (container.is_object() || depth_ > 4)
-                    fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(), " is neither \"a b\" nor [\"a\", \"b\"]");
+                    fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(),
+                         " is neither \"a b\" nor [\"a\", \"b\"]");
                 file_.has_merges = true;
                 pair_size_ = 0;
                 break;
@@ -228,7 +238,8 @@ class Reader final : public nlohmann::json_sax<json> {
     bool vocab_entry(uint64_t id) {
         if (!vocab_is_object_) return true;
         if (id > INT32_MAX)
-            fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is ", id, ", not a number from 0 to ", INT32_MAX);
+            fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is ", id,
+                 ", not a number from 0 to ", INT32_MAX);
         file_.vocab.push_back({token_, static_cast<int32_t>(id)});
         return true;
     }
@@ -244,7 +255,8 @@ class Reader final : public nlohmann::json_sax<json> {
         if (value.starts_with("#version")) return true;
         const size_t space = value.find(' ');
         if (space == std::string::npos || value.find(' ', space + 1) != std::string::npos)
-            fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(), " is ", in_quotes(value), ", not two tokens with one space between them");
+            fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(), " is ", in_quotes(value),
+                 ", not two tokens with one space between them");
         const TokenizerFile::Piece whole = put(value);
         const auto left = static_cast<uint32_t>(space);
         file_.merges.push_back({{whole.begin, left}, {whole.begin + left + 1, whole.length - left - 1}});
@@ -271,23 +283,26 @@ class Reader final : public nlohmann::json_sax<json> {
     bool vocab_seen_ = false, merges_seen_ = false;
     bool vocab_is_object_ = false;
     ValueBuilder builder_;
-    json* target_ = nullptr;   // where the value under way belongs
+    json* target_ = nullptr;  // where the value under way belongs
     TokenizerFile::Piece token_{};
-    TokenizerFile::Piece pair_{};   // the last part of a merge that is a list
+    TokenizerFile::Piece pair_{};  // the last part of a merge that is a list
     size_t pair_size_ = 0;
 };
 
 }  // namespace
 
 TokenizerFile read_tokenizer_file(std::string_view text, std::string_view name) {
-    if (text.size() >= file_limit) fail(Code::invalid_argument, name, " has ", text.size(), " bytes, more than the limit of 1 GiB");
+    if (text.size() >= file_limit)
+        fail(Code::invalid_argument, name, " has ", text.size(), " bytes, more than the limit of 1 GiB");
     TokenizerFile file;
     Reader reader(file, name);
     json::sax_parse(text.data(), text.data() + text.size(), &reader);
     const auto type = file.model.find("type");
-    if (type != file.model.end() && !type->is_string()) fail(Code::invalid_argument, name, ": the model's type is no string");
+    if (type != file.model.end() && !type->is_string())
+        fail(Code::invalid_argument, name, ": the model's type is no string");
     if (type != file.model.end() && *type != "BPE")
-        fail(Code::unimplemented, name, ": model type ", in_quotes(type->get_ref<const std::string&>()), " is not supported yet");
+        fail(Code::unimplemented, name, ": model type ", in_quotes(type->get_ref<const std::string&>()),
+             " is not supported yet");
     if (!file.has_vocab) fail(Code::invalid_argument, name, ": the model has no object 'vocab'");
     if (!file.has_merges) fail(Code::invalid_argument, name, ": the model has no list 'merges'");
     return file;

@@ -12,7 +12,7 @@ namespace quantplug::engine {
 
 struct TokenizerFile {
     struct Piece {
-        uint32_t begin, length;   // in `text`
+        uint32_t begin, length;  // in `text`
     };
     struct Entry {
         Piece token;
@@ -22,19 +22,20 @@ struct TokenizerFile {
         Piece left, right;
     };
 
-    std::string text;   // all tokens of vocab and merges
+    std::string text;  // all tokens of vocab and merges
     std::vector<Entry> vocab;
     std::vector<Merge> merges;
     std::vector<AddedToken> added;
     nlohmann::json normalizer, pre_tokenizer, post_processor, decoder;
-    nlohmann::json model;   // its other keys: type, unk_token, byte_fallback, ...
+    nlohmann::json model;  // its other keys: type, unk_token, byte_fallback, ...
     bool has_vocab = false, has_merges = false;
 
     std::string_view view(const Piece& piece) const { return std::string_view(text).substr(piece.begin, piece.length); }
 };
 
-/// Reads without building a document of the whole. Errors: not JSON, nested deeper than 64 levels, a vocabulary or merges of
-/// another shape, ids that are no numbers from 0 to INT32_MAX. A model type other than BPE is an error (unimplemented).
+/// Reads without building a document of the whole. Errors: not JSON, nested deeper than 64 levels, a vocabulary or
+/// merges of another shape, ids that are no numbers from 0 to INT32_MAX. A model type other than BPE is an error
+/// (unimplemented).
 TokenizerFile read_tokenizer_file(std::string_view json, std::string_view name);
 
 }  // namespace quantplug::engine

@@ -6,7 +6,10 @@ Utf8Char utf8_at(std::string_view text, size_t pos) {
     const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
     const uint8_t first = byte(pos);
     if (first < 0x80) return {first, 1, true, false};
-    const uint32_t length = first >= 0xC2 && first <= 0xDF ? 2 : (first & 0xF0) == 0xE0 ? 3 : first >= 0xF0 && first <= 0xF4 ? 4 : 0;
+    const uint32_t length = first >= 0xC2 && first <= 0xDF   ? 2
+                            : (first & 0xF0) == 0xE0         ? 3
+                            : first >= 0xF0 && first <= 0xF4 ? 4
+                                                             : 0;
     if (length == 0) return {replacement_character, 1, false, false};
     // Only the second byte has a narrower range than 80..BF: no overlong forms, no surrogates, nothing above U+10FFFF.
     uint8_t low = 0x80, high = 0xBF;
@@ -79,8 +82,8 @@ void append_utf8(std::string& out, char32_t code) {
 }
 
 bool is_white_space(char32_t c) {
-    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 // Bytes that print as themselves keep their value; the 68 others are U+0100 on, in order.

@@ -1,5 +1,6 @@
-// UTF-8 with invalid input: each maximal subpart of an ill-formed sequence counts as one U+FFFD (Unicode 15, section 3.9,
-// "U+FFFD Substitution of Maximal Subparts"; what Python's errors="replace" and Rust's from_utf8_lossy do).
+// UTF-8 with invalid input: each maximal subpart of an ill-formed sequence counts as one U+FFFD (Unicode 15,
+// section 3.9, "U+FFFD Substitution of Maximal Subparts"; what Python's errors="replace" and Rust's from_utf8_lossy
+// do).
 #pragma once
 
 #include <cstddef>
@@ -12,10 +13,10 @@ namespace quantplug::engine {
 inline constexpr char32_t replacement_character = 0xFFFD;
 
 struct Utf8Char {
-    char32_t code;     // U+FFFD where !valid
-    uint32_t length;   // bytes consumed, at least 1
+    char32_t code;    // U+FFFD where !valid
+    uint32_t length;  // bytes consumed, at least 1
     bool valid;
-    bool truncated;   // !valid, and the text ended inside the sequence: more bytes could make it valid
+    bool truncated;  // !valid, and the text ended inside the sequence: more bytes could make it valid
 };
 
 /// The character at text[pos]; pos < text.size().

@@ -19,7 +19,9 @@ size_t Vocab::slot_of(std::string_view token, size_t hash) const {
     size_t at = hash & mask;
     while (slots_[at].id >= 0) {
         const Slot& slot = slots_[at];
-        if (slot.hash == tag && slot.span.length == token.size() && std::memcmp(text_.data() + slot.span.begin, token.data(), token.size()) == 0) break;
+        if (slot.hash == tag && slot.span.length == token.size() &&
+            std::memcmp(text_.data() + slot.span.begin, token.data(), token.size()) == 0)
+            break;
         at = (at + 1) & mask;
     }
     return at;

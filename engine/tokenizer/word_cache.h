@@ -1,5 +1,5 @@
-// Ids of words seen before: a direct-mapped table of fixed size that any number of threads share. A slot in use by another
-// thread counts as a miss.
+// Ids of words seen before: a direct-mapped table of fixed size that any number of threads share. A slot in use by
+// another thread counts as a miss.
 #pragma once
 
 #include <atomic>
@@ -43,10 +43,10 @@ class WordCache {
     static size_t hash(std::string_view word) { return std::hash<std::string_view>()(word); }
 
  private:
-    static constexpr size_t n_slots = 16384;   // 1 MiB
+    static constexpr size_t n_slots = 16384;  // 1 MiB
     struct alignas(64) Slot {
         std::atomic<uint8_t> busy{0};
-        uint8_t n_bytes = 0;   // 0: empty
+        uint8_t n_bytes = 0;  // 0: empty
         uint8_t n_ids = 0;
         char bytes[max_bytes] = {};
         int32_t ids[max_ids] = {};

@@ -73,7 +73,8 @@ class Converter {
 
     void store(const ImportedTensor& tensor, SafetensorsWriter& writer, int64_t first) {
         const auto refuse = [&](size_t i, const char* what) {
-            fail(Code::data_loss, file_.name(), ": tensor \"", tensor.source->name, "\" is ", values_[i], " at value ", size_t(first) + i, what);
+            fail(Code::data_loss, file_.name(), ": tensor \"", tensor.source->name, "\" is ", values_[i], " at value ",
+                 size_t(first) + i, what);
         };
         for (size_t i = 0; i < values_.size(); ++i)
             if (!std::isfinite(values_[i])) refuse(i, ": the file is damaged");
@@ -114,7 +115,8 @@ std::string generation_text(const ImportedTokenizer& tokenizer) {
 
 }  // namespace
 
-ImportGgufResult import_gguf(const std::filesystem::path& path, const std::filesystem::path& out, const ImportGgufOptions& options) {
+ImportGgufResult import_gguf(const std::filesystem::path& path, const std::filesystem::path& out,
+                             const ImportGgufOptions& options) {
     if (options.type != StoredType::f16 && options.type != StoredType::f32)
         fail(Code::invalid_argument, "the import writes f16 or f32, not ", name_of(options.type));
     const auto report = [&](double fraction, const std::string& what) {

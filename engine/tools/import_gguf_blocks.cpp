@@ -25,10 +25,10 @@ constexpr std::array<GgufType, 8> types{{
 
 // By id; empty where an id was withdrawn.
 constexpr std::array<std::string_view, 40> names{
-    "F32",     "F16",     "Q4_0",   "Q4_1",   "Q4_2",   "Q4_3",     "Q5_0",     "Q5_1",     "Q8_0",  "Q8_1",
-    "Q2_K",    "Q3_K",    "Q4_K",   "Q5_K",   "Q6_K",   "Q8_K",     "IQ2_XXS",  "IQ2_XS",   "IQ3_XXS", "IQ1_S",
-    "IQ4_NL",  "IQ3_S",   "IQ2_S",  "IQ4_XS", "I8",     "I16",      "I32",      "I64",      "F64",   "IQ1_M",
-    "BF16",    "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
+    "F32",    "F16",      "Q4_0",     "Q4_1",     "Q4_2",  "Q4_3",  "Q5_0",       "Q5_1",       "Q8_0",       "Q8_1",
+    "Q2_K",   "Q3_K",     "Q4_K",     "Q5_K",     "Q6_K",  "Q8_K",  "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",    "IQ1_S",
+    "IQ4_NL", "IQ3_S",    "IQ2_S",    "IQ4_XS",   "I8",    "I16",   "I32",        "I64",        "F64",        "IQ1_M",
+    "BF16",   "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
 
 template <typename T>
 T load(const std::byte* from) {
@@ -52,11 +52,15 @@ void unpack(const std::byte* nibbles, uint32_t high, float* out, Value value) {
 void decode_block(uint32_t type, const std::byte* block, float* out) {
     const float d = half(block);
     switch (type) {
-        case q4_0: return unpack(block + 2, 0, out, [=](int32_t q) { return float(q - 8) * d; });
-        case q4_1: return unpack(block + 4, 0, out, [=, m = half(block + 2)](int32_t q) { return float(q) * d + m; });
-        case q5_0: return unpack(block + 6, load<uint32_t>(block + 2), out, [=](int32_t q) { return float(q - 16) * d; });
+        case q4_0:
+            return unpack(block + 2, 0, out, [=](int32_t q) { return float(q - 8) * d; });
+        case q4_1:
+            return unpack(block + 4, 0, out, [=, m = half(block + 2)](int32_t q) { return float(q) * d + m; });
+        case q5_0:
+            return unpack(block + 6, load<uint32_t>(block + 2), out, [=](int32_t q) { return float(q - 16) * d; });
         case q5_1:
-            return unpack(block + 8, load<uint32_t>(block + 4), out, [=, m = half(block + 2)](int32_t q) { return float(q) * d + m; });
+            return unpack(block + 8, load<uint32_t>(block + 4), out,
+                          [=, m = half(block + 2)](int32_t q) { return float(q) * d + m; });
         default:
             for (int j = 0; j < 32; ++j) out[j] = float(load<int8_t>(block + 2 + j)) * d;
     }
@@ -70,9 +74,7 @@ const GgufType* gguf_type(uint32_t id) {
     return nullptr;
 }
 
-std::string gguf_type_name(uint32_t id) {
-    return id < names.size() ? std::string(names[id]) : concat("type ", id);
-}
+std::string gguf_type_name(uint32_t id) { return id < names.size() ? std::string(names[id]) : concat("type ", id); }
 
 void gguf_decode(const GgufType& type, std::span<const std::byte> blocks, std::span<float> out) {
     const size_t n = blocks.size() / size_t(type.block_bytes);
@@ -90,7 +92,8 @@ void gguf_decode(const GgufType& type, std::span<const std::byte> blocks, std::s
             return;
         default:
             for (size_t i = 0; i < n; ++i)
-                decode_block(type.id, blocks.data() + i * size_t(type.block_bytes), out.data() + i * size_t(type.block_values));
+                decode_block(type.id, blocks.data() + i * size_t(type.block_bytes),
+                             out.data() + i * size_t(type.block_values));
     }
 }
 

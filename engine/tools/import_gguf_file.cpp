@@ -29,15 +29,30 @@ constexpr size_t window_bytes = 1 << 16;
 /// Bytes of a scalar; of a string the length alone; 0: no such type, or an array.
 uint64_t least_bytes(uint32_t type) {
     switch (type) {
-        case t_u8: case t_i8: case t_bool: return 1;
-        case t_u16: case t_i16: return 2;
-        case t_u32: case t_i32: case t_f32: return 4;
-        case t_u64: case t_i64: case t_f64: case t_string: return 8;
-        default: return 0;
+        case t_u8:
+        case t_i8:
+        case t_bool:
+            return 1;
+        case t_u16:
+        case t_i16:
+            return 2;
+        case t_u32:
+        case t_i32:
+        case t_f32:
+            return 4;
+        case t_u64:
+        case t_i64:
+        case t_f64:
+        case t_string:
+            return 8;
+        default:
+            return 0;
     }
 }
 
-bool is_integer(uint32_t type) { return type != t_f32 && type != t_f64 && type != t_bool && type != t_string && type != t_array; }
+bool is_integer(uint32_t type) {
+    return type != t_f32 && type != t_f64 && type != t_bool && type != t_string && type != t_array;
+}
 
 /// 9.999999747378752e-06 is what became of 1e-05: the shortest decimal that is the same FP32.
 double shortest(float value) {
@@ -85,29 +100,40 @@ class GgufFile::Cursor {
     std::string text(uint64_t limit, const char* what) {
         const auto length = value<uint64_t>();
         if (length > left())
-            fail(Code::data_loss, source_.name(), " has ", what, " of ", length, " bytes at byte ", position_ - 8, " but only ", left(),
-                 " bytes follow: the file is damaged or the download incomplete");
-        if (length > limit) fail(Code::invalid_argument, source_.name(), " has ", what, " of ", length, " bytes, expected at most ", limit);
+            fail(Code::data_loss, source_.name(), " has ", what, " of ", length, " bytes at byte ", position_ - 8,
+                 " but only ", left(), " bytes follow: the file is damaged or the download incomplete");
+        if (length > limit)
+            fail(Code::invalid_argument, source_.name(), " has ", what, " of ", length, " bytes, expected at most ",
+                 limit);
         std::string result(size_t(length), '\0');
         take(std::as_writable_bytes(std::span(result)));
         return result;
     }
 
     void skip(uint64_t bytes) {
-        if (bytes > left()) fail(Code::data_loss, source_.name(), " ends inside its header: the download is incomplete");
+        if (bytes > left())
+            fail(Code::data_loss, source_.name(), " ends inside its header: the download is incomplete");
         position_ += bytes;
     }
 
     int64_t integer(uint32_t type) {
         switch (type) {
-            case t_u8: return value<uint8_t>();
-            case t_i8: return value<int8_t>();
-            case t_u16: return value<uint16_t>();
-            case t_i16: return value<int16_t>();
-            case t_u32: return value<uint32_t>();
-            case t_i32: return value<int32_t>();
-            case t_u64: return int64_t(std::min(value<uint64_t>(), uint64_t(std::numeric_limits<int64_t>::max())));
-            default: return value<int64_t>();
+            case t_u8:
+                return value<uint8_t>();
+            case t_i8:
+                return value<int8_t>();
+            case t_u16:
+                return value<uint16_t>();
+            case t_i16:
+                return value<int16_t>();
+            case t_u32:
+                return value<uint32_t>();
+            case t_i32:
+                return value<int32_t>();
+            case t_u64:
+                return int64_t(std::min(value<uint64_t>(), uint64_t(std::numeric_limits<int64_t>::max())));
+            default:
+                return value<int64_t>();
         }
     }
 
@@ -130,22 +156,27 @@ GgufFile::GgufFile(const ByteSource& source) : source_(source) {
     source.read(0, std::as_writable_bytes(std::span(start)));
     if (start.starts_with("version https://git-lfs"))
         fail(Code::data_loss, name, " is a Git-LFS pointer, not the model: run `git lfs pull` in its folder");
-    if (!start.starts_with("GGUF")) fail(Code::invalid_argument, name, " is no GGUF file: it does not begin with \"GGUF\"");
+    if (!start.starts_with("GGUF"))
+        fail(Code::invalid_argument, name, " is no GGUF file: it does not begin with \"GGUF\"");
 
     Cursor cursor(source);
     cursor.skip(4);
     const auto version = cursor.value<uint32_t>();
     if (version >> 16 != 0 && (version & 0xffff) == 0)
-        fail(Code::unimplemented, name, " is a big-endian GGUF file, which is not supported: get the little-endian one");
+        fail(Code::unimplemented, name,
+             " is a big-endian GGUF file, which is not supported: get the little-endian one");
     if (version != 2 && version != 3)
-        fail(Code::unimplemented, name, " is GGUF version ", version, ", supported are 2 and 3: convert the model again");
+        fail(Code::unimplemented, name, " is GGUF version ", version,
+             ", supported are 2 and 3: convert the model again");
     const auto n_tensors = cursor.value<uint64_t>();
     const auto n_pairs = cursor.value<uint64_t>();
     // The least that a tensor takes is 32 bytes, a pair 13.
     if (n_tensors > max_tensors || n_tensors > cursor.left() / 32)
-        fail(Code::data_loss, name, " claims ", n_tensors, " tensors, more than its ", source.size(), " bytes can describe");
+        fail(Code::data_loss, name, " claims ", n_tensors, " tensors, more than its ", source.size(),
+             " bytes can describe");
     if (n_pairs > max_pairs || n_pairs > cursor.left() / 13)
-        fail(Code::data_loss, name, " claims ", n_pairs, " metadata entries, more than its ", source.size(), " bytes can hold");
+        fail(Code::data_loss, name, " claims ", n_pairs, " metadata entries, more than its ", source.size(),
+             " bytes can hold");
     read_metadata(cursor, n_pairs);
     read_tensors(cursor, n_tensors);
     place_tensors(cursor.position());
@@ -163,14 +194,20 @@ void GgufFile::read_metadata(Cursor& cursor, uint64_t count) {
 
 GgufFile::Value GgufFile::read_value(Cursor& cursor, const std::string& key, uint32_t type) {
     switch (type) {
-        case t_f32: return shortest(cursor.value<float>());
-        case t_f64: return cursor.value<double>();
-        case t_bool: return cursor.value<uint8_t>() != 0;
-        case t_string: return cursor.text(max_string, "a string");
-        default: break;
+        case t_f32:
+            return shortest(cursor.value<float>());
+        case t_f64:
+            return cursor.value<double>();
+        case t_bool:
+            return cursor.value<uint8_t>() != 0;
+        case t_string:
+            return cursor.text(max_string, "a string");
+        default:
+            break;
     }
     if (least_bytes(type) == 0)
-        fail(Code::invalid_argument, source_.name(), ": the metadata key \"", printable(key), "\" has the unknown type ", type);
+        fail(Code::invalid_argument, source_.name(), ": the metadata key \"", printable(key),
+             "\" has the unknown type ", type);
     return cursor.integer(type);
 }
 
@@ -179,8 +216,8 @@ GgufFile::Value GgufFile::read_array(Cursor& cursor, const std::string& key) {
     const auto count = cursor.value<uint64_t>();
     const uint64_t least = least_bytes(type);
     if (least == 0)
-        fail(Code::invalid_argument, source_.name(), ": the metadata key \"", printable(key), "\" is a list of type ", type,
-             type == t_array ? " (lists in lists are not supported)" : "");
+        fail(Code::invalid_argument, source_.name(), ": the metadata key \"", printable(key), "\" is a list of type ",
+             type, type == t_array ? " (lists in lists are not supported)" : "");
     if (count > max_array || count > cursor.left() / least)
         fail(Code::data_loss, source_.name(), ": the metadata key \"", printable(key), "\" claims ", count,
              " entries, more than the file can hold");
@@ -220,7 +257,8 @@ void GgufFile::read_tensors(Cursor& cursor, uint64_t count) {
         tensor.name = cursor.text(max_name, "a tensor name");
         const std::string name = concat(source_.name(), ": tensor \"", printable(tensor.name), "\"");
         const auto dimensions = cursor.value<uint32_t>();
-        if (dimensions == 0 || dimensions > 4) fail(Code::invalid_argument, name, " has ", dimensions, " dimensions, expected 1 to 4");
+        if (dimensions == 0 || dimensions > 4)
+            fail(Code::invalid_argument, name, " has ", dimensions, " dimensions, expected 1 to 4");
         uint64_t values = 1;
         for (uint32_t k = 0; k < dimensions; ++k) {
             const auto n = cursor.value<uint64_t>();
@@ -231,13 +269,16 @@ void GgufFile::read_tensors(Cursor& cursor, uint64_t count) {
         const auto type = cursor.value<uint32_t>();
         tensor.type = gguf_type(type);
         if (!tensor.type)
-            fail(Code::unimplemented, name, " is ", gguf_type_name(type), ", which is not supported: use an F32, F16, BF16, Q8_0, Q5_1, "
+            fail(Code::unimplemented, name, " is ", gguf_type_name(type),
+                 ", which is not supported: use an F32, F16, BF16, Q8_0, Q5_1, "
                  "Q5_0, Q4_1 or Q4_0 version of the model");
         if (tensor.shape.back() % tensor.type->block_values != 0)
-            fail(Code::invalid_argument, name, " is ", tensor.describe(), ", but blocks have ", tensor.type->block_values, " values");
+            fail(Code::invalid_argument, name, " is ", tensor.describe(), ", but blocks have ",
+                 tensor.type->block_values, " values");
         tensor.bytes = values / uint64_t(tensor.type->block_values) * uint64_t(tensor.type->block_bytes);
-        tensor.offset = cursor.value<uint64_t>();   // from the start of the data until place_tensors
-        if (!by_name_.emplace(tensor.name, tensors_.size()).second) fail(Code::invalid_argument, name, " is there twice");
+        tensor.offset = cursor.value<uint64_t>();  // from the start of the data until place_tensors
+        if (!by_name_.emplace(tensor.name, tensors_.size()).second)
+            fail(Code::invalid_argument, name, " is there twice");
         tensors_.push_back(std::move(tensor));
     }
 }
@@ -252,12 +293,13 @@ void GgufFile::place_tensors(uint64_t head_end) {
     for (GgufTensor& tensor : tensors_) {
         const std::string name = concat(source_.name(), ": tensor \"", printable(tensor.name), "\"");
         if (tensor.offset % step != 0)
-            fail(Code::invalid_argument, name, " begins at byte ", tensor.offset, ", which is not aligned to ", alignment);
+            fail(Code::invalid_argument, name, " begins at byte ", tensor.offset, ", which is not aligned to ",
+                 alignment);
         if (tensor.offset > uint64_t{1} << 50) fail(Code::invalid_argument, name, " begins at byte ", tensor.offset);
         tensor.offset += data_start;
         if (tensor.offset > source_.size() || tensor.bytes > source_.size() - tensor.offset)
-            fail(Code::data_loss, source_.name(), " claims ", tensor.offset + tensor.bytes, " bytes but the file has ", source_.size(),
-                 ": the download is incomplete (tensor \"", printable(tensor.name), "\" is cut off)");
+            fail(Code::data_loss, source_.name(), " claims ", tensor.offset + tensor.bytes, " bytes but the file has ",
+                 source_.size(), ": the download is incomplete (tensor \"", printable(tensor.name), "\" is cut off)");
         order.push_back(&tensor);
     }
     std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->offset < b->offset; });

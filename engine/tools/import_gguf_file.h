@@ -18,18 +18,18 @@ namespace quantplug::engine {
 struct GgufTensor {
     std::string name;
     const GgufType* type = nullptr;
-    std::vector<int64_t> shape;   // outermost first, as in Hugging Face's files; the file has them the other way round
-    uint64_t offset = 0;          // from the start of the file
+    std::vector<int64_t> shape;  // outermost first, as in Hugging Face's files; the file has them the other way round
+    uint64_t offset = 0;         // from the start of the file
     uint64_t bytes = 0;
 
-    std::string describe() const;   // "Q4_1 [576, 1536]"
+    std::string describe() const;  // "Q4_1 [576, 1536]"
 };
 
 /// The parsed head of a file. Borrows the source.
 class GgufFile {
  public:
-    /// Reads and checks everything before the data: counts, lengths and nesting before anything is allocated; every tensor
-    /// inside the file, no overlap, no name twice; types that are not decoded are refused by name.
+    /// Reads and checks everything before the data: counts, lengths and nesting before anything is allocated; every
+    /// tensor inside the file, no overlap, no name twice; types that are not decoded are refused by name.
     explicit GgufFile(const ByteSource& source);
 
     const ByteSource& source() const { return source_; }
@@ -61,7 +61,7 @@ class GgufFile {
 
     const ByteSource& source_;
     std::map<std::string, Value> values_;
-    std::vector<GgufTensor> tensors_;                 // in file order
+    std::vector<GgufTensor> tensors_;  // in file order
     std::map<std::string, size_t, std::less<>> by_name_;
 };
 

@@ -19,7 +19,7 @@ using OrderedJson = nlohmann::ordered_json;
 
 struct Architecture {
     std::string_view gguf, hugging_face, model_type;
-    bool permuted;    // q and k rows, by convert_hf_to_gguf's permute()
+    bool permuted;  // q and k rows, by convert_hf_to_gguf's permute()
     bool qk_norm;
 };
 constexpr std::array<Architecture, 3> architectures{{
@@ -49,7 +49,8 @@ class Mapper {
         return in_range(name, *value, most);
     }
     int64_t in_range(std::string_view name, int64_t value, int64_t most) const {
-        if (value < 1 || value > most) fail(Code::invalid_argument, name_, ": ", key(name), " is ", value, ", expected 1 to ", most);
+        if (value < 1 || value > most)
+            fail(Code::invalid_argument, name_, ": ", key(name), " is ", value, ", expected 1 to ", most);
         return value;
     }
     /// A size that may be stored once per layer, then the same for all.
@@ -64,16 +65,21 @@ class Mapper {
     void read_architecture() {
         const auto name = file_.string("general.architecture");
         if (!name) fail(Code::invalid_argument, name_, " has no metadata key general.architecture");
-        const auto row = std::find_if(architectures.begin(), architectures.end(), [&](const auto& a) { return a.gguf == *name; });
+        const auto row =
+            std::find_if(architectures.begin(), architectures.end(), [&](const auto& a) { return a.gguf == *name; });
         if (row == architectures.end())
-            fail(Code::unimplemented, name_, " has the architecture \"", printable(*name), "\", supported are llama, qwen2 and qwen3");
+            fail(Code::unimplemented, name_, " has the architecture \"", printable(*name),
+                 "\", supported are llama, qwen2 and qwen3");
         architecture_ = *row;
         if (file_.integer("split.count").value_or(1) > 1)
-            fail(Code::unimplemented, name_, " is one of ", *file_.integer("split.count"), " parts: merge them with llama-gguf-split first");
+            fail(Code::unimplemented, name_, " is one of ", *file_.integer("split.count"),
+                 " parts: merge them with llama-gguf-split first");
         const auto type = file_.string("general.type");
-        if (type && *type != "model") fail(Code::unimplemented, name_, " holds \"", printable(*type), "\", not a model");
+        if (type && *type != "model")
+            fail(Code::unimplemented, name_, " holds \"", printable(*type), "\", not a model");
         if (file_.integer(key("expert_count")).value_or(0) > 0)
-            fail(Code::unimplemented, name_, " is a mixture of experts (", key("expert_count"), "), which the import does not support");
+            fail(Code::unimplemented, name_, " is a mixture of experts (", key("expert_count"),
+                 "), which the import does not support");
     }
 
     void read_sizes() {
@@ -82,29 +88,35 @@ class Mapper {
         intermediate_ = size_of_layers("feed_forward_length", 0, 1 << 22);
         n_heads_ = size_of_layers("attention.head_count", 0, 1 << 16);
         if (n_heads_ == 0 || intermediate_ == 0)
-            fail(Code::invalid_argument, name_, " has no metadata key ", key(n_heads_ == 0 ? "attention.head_count" : "feed_forward_length"));
+            fail(Code::invalid_argument, name_, " has no metadata key ",
+                 key(n_heads_ == 0 ? "attention.head_count" : "feed_forward_length"));
         n_kv_heads_ = size_of_layers("attention.head_count_kv", n_heads_, 1 << 16);
         if (n_heads_ % n_kv_heads_ != 0)
-            fail(Code::invalid_argument, name_, ": ", key("attention.head_count"), " is ", n_heads_, ", no multiple of ", n_kv_heads_,
-                 " key/value heads");
+            fail(Code::invalid_argument, name_, ": ", key("attention.head_count"), " is ", n_heads_,
+                 ", no multiple of ", n_kv_heads_, " key/value heads");
         max_positions_ = size("context_length", int64_t{1} << 30);
         const auto head_dim = file_.integer(key("attention.key_length"));
         if (!head_dim && hidden_ % n_heads_ != 0)
-            fail(Code::invalid_argument, name_, ": ", key("embedding_length"), " is ", hidden_, ", no multiple of ", n_heads_, " heads");
+            fail(Code::invalid_argument, name_, ": ", key("embedding_length"), " is ", hidden_, ", no multiple of ",
+                 n_heads_, " heads");
         head_dim_ = head_dim ? in_range("attention.key_length", *head_dim, 1 << 16) : hidden_ / n_heads_;
-        if (head_dim_ % 2 != 0) fail(Code::unimplemented, name_, " has heads of ", head_dim_, " values, expected an even number");
+        if (head_dim_ % 2 != 0)
+            fail(Code::unimplemented, name_, " has heads of ", head_dim_, " values, expected an even number");
         for (const char* other : {"attention.value_length", "rope.dimension_count"})
             if (const auto value = file_.integer(key(other)); value && *value != head_dim_)
                 fail(Code::unimplemented, name_, ": ", key(other), " is ", *value, " but the heads have ", head_dim_,
                      " values, which is not supported");
         eps_ = file_.number(key("attention.layer_norm_rms_epsilon")).value_or(0);
-        if (!(eps_ > 0 && eps_ <= 1)) fail(Code::invalid_argument, name_, ": ", key("attention.layer_norm_rms_epsilon"), " is ", eps_);
+        if (!(eps_ > 0 && eps_ <= 1))
+            fail(Code::invalid_argument, name_, ": ", key("attention.layer_norm_rms_epsilon"), " is ", eps_);
         theta_ = file_.number(key("rope.freq_base")).value_or(10000);
-        if (!(theta_ > 0 && std::isfinite(theta_))) fail(Code::invalid_argument, name_, ": ", key("rope.freq_base"), " is ", theta_);
+        if (!(theta_ > 0 && std::isfinite(theta_)))
+            fail(Code::invalid_argument, name_, ": ", key("rope.freq_base"), " is ", theta_);
     }
 
     /// Returns whether it is there.
-    bool map(const std::string& from, const std::string& to, std::vector<int64_t> shape, bool required, int64_t permuted_heads = 0) {
+    bool map(const std::string& from, const std::string& to, std::vector<int64_t> shape, bool required,
+             int64_t permuted_heads = 0) {
         const GgufTensor* tensor = file_.find(from);
         if (!tensor) {
             if (required) fail(Code::not_found, name_, " has no tensor \"", from, "\": the model is incomplete");
@@ -113,7 +125,8 @@ class Mapper {
         if (tensor->shape != shape) {
             std::string expected;
             for (const int64_t n : shape) expected += concat(expected.empty() ? "" : ", ", n);
-            fail(Code::invalid_argument, name_, ": tensor \"", from, "\" is ", tensor->describe(), ", expected [", expected, "]");
+            fail(Code::invalid_argument, name_, ": tensor \"", from, "\" is ", tensor->describe(), ", expected [",
+                 expected, "]");
         }
         used_.insert(from);
         tensors_.push_back({tensor, to, permuted_heads});
@@ -128,7 +141,8 @@ class Mapper {
         map("token_embd.weight", "model.embed_tokens.weight", {n_vocab_, hidden_}, true);
 
         const int64_t q = n_heads_ * head_dim_, kv = n_kv_heads_ * head_dim_;
-        const int64_t q_permuted = architecture_.permuted ? n_heads_ : 0, k_permuted = architecture_.permuted ? n_kv_heads_ : 0;
+        const int64_t q_permuted = architecture_.permuted ? n_heads_ : 0,
+                      k_permuted = architecture_.permuted ? n_kv_heads_ : 0;
         for (int64_t i = 0; i < n_layers_; ++i) {
             const std::string from = concat("blk.", i, "."), to = concat("model.layers.", i, ".");
             const auto matrix = [&](const char* gguf, const char* name, int64_t out, int64_t in, int64_t permuted = 0) {
@@ -154,25 +168,28 @@ class Mapper {
 
         for (const GgufTensor& tensor : file_.tensors())
             if (!used_.contains(tensor.name) && tensor.name != "rope_freqs.weight")
-                fail(Code::unimplemented, name_, ": the tensor \"", printable(tensor.name), "\" has no place in a ", architecture_.gguf,
-                     " model, which is not supported");
+                fail(Code::unimplemented, name_, ": the tensor \"", printable(tensor.name), "\" has no place in a ",
+                     architecture_.gguf, " model, which is not supported");
     }
 
     OrderedJson rope_scaling() const {
         OrderedJson factors = rope_factors();
         const std::string type = file_.string(key("rope.scaling.type")).value_or("none");
-        const auto factor = file_.number(key(file_.number(key("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear"));
+        const auto factor =
+            file_.number(key(file_.number(key("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear"));
         const bool scaled = factor && *factor != 0 && *factor != 1;
         if (scaled && !(*factor > 0 && std::isfinite(*factor)))
             fail(Code::invalid_argument, name_, ": the rope scaling factor is ", *factor);
         const bool linear = type == "linear" || (type == "none" && scaled && !file_.string(key("rope.scaling.type")));
         if (linear && scaled) {
-            if (!factors.is_null()) fail(Code::unimplemented, name_, " has both rope_freqs.weight and linear rope scaling");
+            if (!factors.is_null())
+                fail(Code::unimplemented, name_, " has both rope_freqs.weight and linear rope scaling");
             return {{"rope_type", "linear"}, {"factor", *factor}};
         }
         if (type == "yarn" && scaled) {
             if (std::abs(file_.number(key("rope.scaling.attn_factor")).value_or(1) - 1) > 1e-6 || !factors.is_null())
-                fail(Code::unimplemented, name_, ": YaRN with ", key("rope.scaling.attn_factor"), " or rope_freqs.weight is not supported");
+                fail(Code::unimplemented, name_, ": YaRN with ", key("rope.scaling.attn_factor"),
+                     " or rope_freqs.weight is not supported");
             OrderedJson yarn{{"rope_type", "yarn"}, {"factor", *factor}};
             yarn["original_max_position_embeddings"] =
                 file_.integer(key("rope.scaling.original_context_length")).value_or(max_positions_);
@@ -185,14 +202,15 @@ class Mapper {
         return factors;
     }
 
-    /// Llama 3's scaling is stored as its divisors of the frequencies; the rule's parameters are found and checked, or it is
-    /// refused. Formula: architectures of Llama 3.1, low_freq_factor 1, high_freq_factor 4, original context 8192.
+    /// Llama 3's scaling is stored as its divisors of the frequencies; the rule's parameters are found and checked, or
+    /// it is refused. Formula: architectures of Llama 3.1, low_freq_factor 1, high_freq_factor 4, original context
+    /// 8192.
     OrderedJson rope_factors() const {
         const GgufTensor* tensor = file_.find("rope_freqs.weight");
         if (!tensor) return nullptr;
         if (tensor->type->name != "F32" || tensor->shape != std::vector<int64_t>{head_dim_ / 2})
-            fail(Code::invalid_argument, name_, ": tensor \"rope_freqs.weight\" is ", tensor->describe(), ", expected F32 [", head_dim_ / 2,
-                 "]");
+            fail(Code::invalid_argument, name_, ": tensor \"rope_freqs.weight\" is ", tensor->describe(),
+                 ", expected F32 [", head_dim_ / 2, "]");
         std::vector<float> stored(size_t(head_dim_ / 2));
         file_.source().read(tensor->offset, std::as_writable_bytes(std::span(stored)));
         if (std::all_of(stored.begin(), stored.end(), [](float f) { return f == 1.0f; })) return nullptr;
@@ -208,8 +226,8 @@ class Mapper {
                 expected = 1 / ((1 - smooth) / factor + smooth);
             }
             if (!(std::abs(stored[t] - expected) <= 1e-4 * expected))
-                fail(Code::unimplemented, name_, ": rope_freqs.weight does not follow Llama 3's rule (index ", t, " is ", stored[t],
-                     ", expected ", expected, ")");
+                fail(Code::unimplemented, name_, ": rope_freqs.weight does not follow Llama 3's rule (index ", t,
+                     " is ", stored[t], ", expected ", expected, ")");
         }
         return {{"rope_type", "llama3"},
                 {"factor", factor},

@@ -17,13 +17,14 @@ struct ImportedTensor {
 };
 
 struct ImportedModel {
-    std::string architecture;             // "LlamaForCausalLM"
+    std::string architecture;  // "LlamaForCausalLM"
     int64_t n_vocab = 0, max_positions = 0;
     std::vector<ImportedTensor> tensors;
-    std::string config;                   // config.json without the ids of special tokens and the type of the weights: an object
+    std::string config;  // config.json without the ids of special tokens and the type of the weights: an object
 };
 
-/// Maps names, checks every shape against the hyperparameters, and refuses missing tensors and those that have no place.
+/// Maps names, checks every shape against the hyperparameters, and refuses missing tensors and those that have no
+/// place.
 ImportedModel map_gguf_model(const GgufFile& file);
 
 }  // namespace quantplug::engine

@@ -26,7 +26,7 @@ struct PreTokenizer {
     std::string_view name;
     Splitter splitter;
     std::string_view tokenizer_class;
-    bool add_bos;   // llama.cpp's default where tokenizer.ggml.add_bos_token is absent
+    bool add_bos;  // llama.cpp's default where tokenizer.ggml.add_bos_token is absent
 };
 constexpr std::array<PreTokenizer, 7> pre_tokenizers{{
     {"gpt-2", Splitter::gpt2, "GPT2Tokenizer", false},
@@ -42,13 +42,17 @@ constexpr std::string_view llama3_expression =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view qwen2_expression =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view space_mark = "\xe2\x96\x81";   // U+2581
+constexpr std::string_view space_mark = "\xe2\x96\x81";  // U+2581
 
-// Merges are found by trying every cut of every piece. sentencepiece's own limit is 16 characters by default, 512 at most.
+// Merges are found by trying every cut of every piece. sentencepiece's own limit is 16 characters by default, 512 at
+// most.
 constexpr size_t max_piece_bytes = 2048;
 
 OrderedJson byte_level(bool add_prefix_space, bool trim_offsets, bool use_regex) {
-    return {{"type", "ByteLevel"}, {"add_prefix_space", add_prefix_space}, {"trim_offsets", trim_offsets}, {"use_regex", use_regex}};
+    return {{"type", "ByteLevel"},
+            {"add_prefix_space", add_prefix_space},
+            {"trim_offsets", trim_offsets},
+            {"use_regex", use_regex}};
 }
 
 OrderedJson sequence(const char* list, std::initializer_list<OrderedJson> steps) {
@@ -73,7 +77,8 @@ class Builder {
     ImportedTokenizer run() {
         model_ = file_.string("tokenizer.ggml.model").value_or("");
         if (model_ != "gpt2" && model_ != "llama")
-            fail(Code::unimplemented, name_, " has the tokenizer \"", printable(model_), "\", supported are gpt2 and llama");
+            fail(Code::unimplemented, name_, " has the tokenizer \"", printable(model_),
+                 "\", supported are gpt2 and llama");
         read_tokens();
         ImportedTokenizer out;
         out.description = model_;
@@ -103,43 +108,53 @@ class Builder {
 
     void read_tokens() {
         tokens_ = file_.strings("tokenizer.ggml.tokens");
-        if (!tokens_ || tokens_->empty()) fail(Code::invalid_argument, name_, " has no metadata key tokenizer.ggml.tokens: it has no tokenizer");
+        if (!tokens_ || tokens_->empty())
+            fail(Code::invalid_argument, name_, " has no metadata key tokenizer.ggml.tokens: it has no tokenizer");
         if (int64_t(tokens_->size()) > n_vocab_)
-            fail(Code::invalid_argument, name_, " has ", tokens_->size(), " tokens but an embedding of ", n_vocab_, " rows");
+            fail(Code::invalid_argument, name_, " has ", tokens_->size(), " tokens but an embedding of ", n_vocab_,
+                 " rows");
         types_ = file_.integers("tokenizer.ggml.token_type");
         if (!types_.empty() && types_.size() != tokens_->size())
-            fail(Code::invalid_argument, name_, " has ", tokens_->size(), " tokens but ", types_.size(), " entries in tokenizer.ggml.token_type");
+            fail(Code::invalid_argument, name_, " has ", tokens_->size(), " tokens but ", types_.size(),
+                 " entries in tokenizer.ggml.token_type");
         for (size_t id = 0; id < tokens_->size(); ++id) {
             if (!exists(id)) continue;
             const std::string& token = (*tokens_)[id];
             if (!is_utf8(token))
                 fail(Code::invalid_argument, name_, ": token ", id, " (\"", printable(token), "\") is not valid UTF-8");
             if (!ids_.emplace(token, int64_t(id)).second)
-                fail(Code::invalid_argument, name_, ": the tokens ", ids_.at(token), " and ", id, " are both \"", printable(token), "\"");
+                fail(Code::invalid_argument, name_, ": the tokens ", ids_.at(token), " and ", id, " are both \"",
+                     printable(token), "\"");
         }
     }
 
     void find_pre_tokenizer() {
         const std::string pre = file_.string("tokenizer.ggml.pre").value_or("");
-        const auto row = std::find_if(pre_tokenizers.begin(), pre_tokenizers.end(), [&](const auto& p) { return p.name == pre; });
+        const auto row =
+            std::find_if(pre_tokenizers.begin(), pre_tokenizers.end(), [&](const auto& p) { return p.name == pre; });
         if (row == pre_tokenizers.end())
-            fail(Code::unimplemented, name_, pre.empty() ? " has no tokenizer.ggml.pre, as files from before May 2024: convert the model again"
-                                                        : " has the pre-tokenizer \"" + printable(pre) +
-                                                              "\", supported are gpt-2, llama-bpe, qwen2 and smollm");
+            fail(Code::unimplemented, name_,
+                 pre.empty() ? " has no tokenizer.ggml.pre, as files from before May 2024: convert the model again"
+                             : " has the pre-tokenizer \"" + printable(pre) +
+                                   "\", supported are gpt-2, llama-bpe, qwen2 and smollm");
         pre_ = &*row;
     }
 
     std::string stored_merges() const {
         const auto* merges = file_.strings("tokenizer.ggml.merges");
-        if (!merges || merges->empty()) fail(Code::invalid_argument, name_, " has no metadata key tokenizer.ggml.merges: its tokenizer is incomplete");
+        if (!merges || merges->empty())
+            fail(Code::invalid_argument, name_,
+                 " has no metadata key tokenizer.ggml.merges: its tokenizer is incomplete");
         std::string out;
         for (size_t i = 0; i < merges->size(); ++i) {
             const std::string& merge = (*merges)[i];
             // The second piece of a merge never begins with a space; a first one may in theory.
             const size_t space = merge.find(' ', 1);
-            if (space == std::string::npos || !ids_.contains(merge.substr(0, space)) || !ids_.contains(merge.substr(space + 1)) ||
+            if (space == std::string::npos || !ids_.contains(merge.substr(0, space)) ||
+                !ids_.contains(merge.substr(space + 1)) ||
                 !ids_.contains(merge.substr(0, space) + merge.substr(space + 1)))
-                fail(Code::invalid_argument, name_, ": merge ", i, " (\"", printable(merge), "\") does not join two tokens to a third");
+                fail(Code::invalid_argument, name_, ": merge ", i, " (\"", printable(merge),
+                     "\") does not join two tokens to a third");
             append_merge(out, std::string_view(merge).substr(0, space), std::string_view(merge).substr(space + 1));
         }
         return out;
@@ -153,15 +168,16 @@ class Builder {
     struct Merge {
         int64_t left, right;
         double score;
-        size_t left_length, right_length;   // characters
+        size_t left_length, right_length;  // characters
     };
 
-    /// As transformers' SentencePieceExtractor: every cut of a piece into two pieces is a merge with the piece's score; merges
-    /// are ordered by score, then by the lengths of their parts, all descending, then as found.
+    /// As transformers' SentencePieceExtractor: every cut of a piece into two pieces is a merge with the piece's score;
+    /// merges are ordered by score, then by the lengths of their parts, all descending, then as found.
     std::string merges_from_scores() const {
         const auto scores = file_.numbers("tokenizer.ggml.scores");
         if (scores.size() != tokens_->size())
-            fail(Code::invalid_argument, name_, " has ", tokens_->size(), " tokens but ", scores.size(), " entries in tokenizer.ggml.scores");
+            fail(Code::invalid_argument, name_, " has ", tokens_->size(), " tokens but ", scores.size(),
+                 " entries in tokenizer.ggml.scores");
         std::vector<Merge> merges;
         const auto piece_id = [&](const std::string& piece) -> std::optional<int64_t> {
             const auto found = ids_.find(piece);
@@ -173,10 +189,12 @@ class Builder {
             const std::string& piece = (*tokens_)[id];
             if (std::isnan(scores[id])) fail(Code::invalid_argument, name_, ": the score of token ", id, " is NaN");
             if (piece.size() > max_piece_bytes)
-                fail(Code::invalid_argument, name_, ": token ", id, " has ", piece.size(), " bytes, expected at most ", max_piece_bytes);
+                fail(Code::invalid_argument, name_, ": token ", id, " has ", piece.size(), " bytes, expected at most ",
+                     max_piece_bytes);
             const size_t first = merges.size();
             const auto starts = [&](size_t i) { return (uint8_t(piece[i]) & 0xc0) != 0x80; };
-            const size_t length = size_t(std::count_if(piece.begin(), piece.end(), [](char c) { return (uint8_t(c) & 0xc0) != 0x80; }));
+            const size_t length =
+                size_t(std::count_if(piece.begin(), piece.end(), [](char c) { return (uint8_t(c) & 0xc0) != 0x80; }));
             size_t left_length = 1;
             for (size_t cut = 1; cut < piece.size(); ++cut) {
                 if (!starts(cut)) continue;
@@ -184,14 +202,16 @@ class Builder {
                 if (left && right) merges.push_back({*left, *right, scores[id], left_length, length - left_length});
                 ++left_length;
             }
-            std::sort(merges.begin() + ptrdiff_t(first), merges.end(),
-                      [](const Merge& a, const Merge& b) { return std::tie(a.left, a.right) < std::tie(b.left, b.right); });
+            std::sort(merges.begin() + ptrdiff_t(first), merges.end(), [](const Merge& a, const Merge& b) {
+                return std::tie(a.left, a.right) < std::tie(b.left, b.right);
+            });
         }
         std::stable_sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) {
             return std::tie(a.score, a.left_length, a.right_length) > std::tie(b.score, b.left_length, b.right_length);
         });
         std::string out;
-        for (const Merge& merge : merges) append_merge(out, (*tokens_)[size_t(merge.left)], (*tokens_)[size_t(merge.right)]);
+        for (const Merge& merge : merges)
+            append_merge(out, (*tokens_)[size_t(merge.left)], (*tokens_)[size_t(merge.right)]);
         return out;
     }
 
@@ -227,11 +247,15 @@ class Builder {
     OrderedJson pre_tokenizer() const {
         if (is_sentencepiece()) return nullptr;
         switch (pre_->splitter) {
-            case Splitter::llama3: return sequence("pretokenizers", {split(llama3_expression), byte_level(false, true, false)});
-            case Splitter::qwen2: return sequence("pretokenizers", {split(qwen2_expression), byte_level(false, false, false)});
+            case Splitter::llama3:
+                return sequence("pretokenizers", {split(llama3_expression), byte_level(false, true, false)});
+            case Splitter::qwen2:
+                return sequence("pretokenizers", {split(qwen2_expression), byte_level(false, false, false)});
             case Splitter::smollm:
-                return sequence("pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, byte_level(false, true, true)});
-            default: return byte_level(false, true, true);
+                return sequence("pretokenizers",
+                                {{{"type", "Digits"}, {"individual_digits", true}}, byte_level(false, true, true)});
+            default:
+                return byte_level(false, true, true);
         }
     }
 
@@ -261,7 +285,8 @@ class Builder {
 
     OrderedJson decoder() const {
         if (!is_sentencepiece()) return byte_level(true, true, true);
-        OrderedJson steps = sequence("decoders", {replace(space_mark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+        OrderedJson steps =
+            sequence("decoders", {replace(space_mark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
         if (add_space_) steps["decoders"].push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
         return steps;
     }
@@ -326,7 +351,8 @@ class Builder {
         OrderedJson list = OrderedJson::array();
         if (standard) list.push_back({{"name", "default"}, {"template", *standard}});
         for (const std::string& name : *names)
-            if (const auto text = file_.string("tokenizer.chat_template." + name)) list.push_back({{"name", name}, {"template", *text}});
+            if (const auto text = file_.string("tokenizer.chat_template." + name))
+                list.push_back({{"name", name}, {"template", *text}});
         return list;
     }
 
@@ -363,7 +389,7 @@ class Builder {
     const std::string& name_;
     int64_t n_vocab_, max_positions_;
     std::string model_;
-    const PreTokenizer* pre_ = nullptr;   // of gpt2
+    const PreTokenizer* pre_ = nullptr;  // of gpt2
     const std::vector<std::string>* tokens_ = nullptr;
     std::vector<int64_t> types_;
     std::unordered_map<std::string, int64_t> ids_;

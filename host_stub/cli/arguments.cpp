@@ -57,13 +57,18 @@ void add_sampling_arguments(CLI::App& command, SamplingArguments& sampling) {
     command.add_option("--top-k", sampling.top_k, "draw from the K most probable tokens; 0 = off")
         ->check(CLI::Range(0, 0x7fffffff))
         ->type_name("K");
-    command.add_option("--top-p", sampling.top_p, "draw from the smallest set with this mass (default: the model's own, else 0.95)")
+    command
+        .add_option("--top-p", sampling.top_p,
+                    "draw from the smallest set with this mass (default: the model's own, else 0.95)")
         ->check(CLI::Range(0.0, 1.0))
         ->type_name("P");
-    command.add_option("--min-p", sampling.min_p, "least share of the best token's probability (default: the model's own, else 0.05)")
+    command
+        .add_option("--min-p", sampling.min_p,
+                    "least share of the best token's probability (default: the model's own, else 0.05)")
         ->check(CLI::Range(0.0, 1.0))
         ->type_name("P");
-    command.add_option("--seed", sampling.seed, "the same seed gives the same tokens (default: random)")->type_name("N");
+    command.add_option("--seed", sampling.seed, "the same seed gives the same tokens (default: random)")
+        ->type_name("N");
     command.add_option("--stop", sampling.stop, "text that ends the output and is not part of it; repeatable")
         ->type_name("TEXT")
         ->expected(1)
@@ -71,8 +76,11 @@ void add_sampling_arguments(CLI::App& command, SamplingArguments& sampling) {
 }
 
 void add_bos(CLI::App& command, Bos& bos) {
-    const auto set = [&bos](const std::string& value) { bos = value == "on" ? Bos::kOn : value == "off" ? Bos::kOff : Bos::kAuto; };
-    command.add_option_function<std::string>("--bos", set, "BOS first (default auto: as the tokenizer's own files say)")
+    const auto set = [&bos](const std::string& value) {
+        bos = value == "on" ? Bos::kOn : value == "off" ? Bos::kOff : Bos::kAuto;
+    };
+    command
+        .add_option_function<std::string>("--bos", set, "BOS first (default auto: as the tokenizer's own files say)")
         ->check(CLI::IsMember({"auto", "on", "off"}));
 }
 
@@ -84,8 +92,10 @@ void add_special(CLI::App& command, bool& special, const std::string& help) {
 std::vector<int32_t> parse_ids(const std::string& text) {
     std::string_view rest = text;
     const auto trim = [&] {
-        while (!rest.empty() && std::string_view(" \t\r\n").find(rest.front()) != std::string_view::npos) rest.remove_prefix(1);
-        while (!rest.empty() && std::string_view(" \t\r\n").find(rest.back()) != std::string_view::npos) rest.remove_suffix(1);
+        while (!rest.empty() && std::string_view(" \t\r\n").find(rest.front()) != std::string_view::npos)
+            rest.remove_prefix(1);
+        while (!rest.empty() && std::string_view(" \t\r\n").find(rest.back()) != std::string_view::npos)
+            rest.remove_suffix(1);
     };
     trim();
     if (rest.size() >= 2 && rest.front() == '[' && rest.back() == ']') {
@@ -98,7 +108,8 @@ std::vector<int32_t> parse_ids(const std::string& text) {
         const auto [end, problem] = std::from_chars(rest.data(), rest.data() + rest.size(), id);
         const auto used = static_cast<size_t>(end - rest.data());
         const std::string_view separators = ", \t\r\n";
-        if (problem != std::errc() || id < 0 || (used < rest.size() && separators.find(rest[used]) == std::string_view::npos))
+        if (problem != std::errc() || id < 0 ||
+            (used < rest.size() && separators.find(rest[used]) == std::string_view::npos))
             throw UsageError("'" + printable(rest.substr(0, rest.find_first_of(separators))) +
                              "' is not a token id; ids are whole numbers separated by commas, like 1,2,3");
         ids.push_back(id);
@@ -106,7 +117,7 @@ std::vector<int32_t> parse_ids(const std::string& text) {
         bool comma = false;
         while (!rest.empty() && separators.find(rest.front()) != std::string_view::npos) {
             if (rest.front() == ',') {
-                if (comma) break;   // "1,,2"
+                if (comma) break;  // "1,,2"
                 comma = true;
             }
             rest.remove_prefix(1);

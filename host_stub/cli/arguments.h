@@ -14,15 +14,15 @@ struct OutputArguments {
     bool json = false;
     bool progress = false;
     bool quiet = false;
-    int verbose = 0;   // number of -v
+    int verbose = 0;  // number of -v
 
     int verbosity() const { return quiet ? -1 : verbose; }
 };
 
 /// Which plugin, and options for it.
 struct BackendArguments {
-    std::string backend;                // a plugin's name, or the path of a library or manifest; empty: by probe
-    std::vector<std::string> options;   // KEY=VALUE
+    std::string backend;               // a plugin's name, or the path of a library or manifest; empty: by probe
+    std::vector<std::string> options;  // KEY=VALUE
 };
 
 /// How to load a model; what is not given is not passed to the plugin.

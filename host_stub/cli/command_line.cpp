@@ -24,8 +24,8 @@ struct Command {
 };
 
 template <class Arguments>
-Command make_command(const char* name, const char* help, Arguments CommandLine::* arguments, void (*add)(CLI::App&, Arguments&),
-                     int (*run)(const Arguments&, Program&)) {
+Command make_command(const char* name, const char* help, Arguments CommandLine::*arguments,
+                     void (*add)(CLI::App&, Arguments&), int (*run)(const Arguments&, Program&)) {
     return {name, help, [=](CLI::App& app, CommandLine& line) { add(app, line.*arguments); },
             [=](const CommandLine& line) -> const OutputArguments& { return line.*arguments; },
             [=](const CommandLine& line, Program& program) { return run(line.*arguments, program); }};
@@ -38,10 +38,14 @@ std::vector<Command> all_commands() {
         make_command("generate", "Go on with a text.", &CommandLine::generate, add_generate, run_generate),
         make_command("tokenize", "Text to token ids.", &CommandLine::tokenize, add_tokenize, run_tokenize),
         make_command("detokenize", "Token ids to text.", &CommandLine::detokenize, add_detokenize, run_detokenize),
-        make_command("perplexity", "How well a model predicts a text.", &CommandLine::perplexity, add_perplexity, run_perplexity),
-        make_command("dequantize", "A plain folder from a quantised one.", &CommandLine::dequantize, add_dequantize, run_dequantize),
-        make_command("import-gguf", "A plain folder from a GGUF file.", &CommandLine::import_gguf, add_import_gguf, run_import_gguf),
-        make_command("quantize", "An EXL2 or GPTQ folder from a plain one.", &CommandLine::quantize, add_quantize, run_quantize),
+        make_command("perplexity", "How well a model predicts a text.", &CommandLine::perplexity, add_perplexity,
+                     run_perplexity),
+        make_command("dequantize", "A plain folder from a quantised one.", &CommandLine::dequantize, add_dequantize,
+                     run_dequantize),
+        make_command("import-gguf", "A plain folder from a GGUF file.", &CommandLine::import_gguf, add_import_gguf,
+                     run_import_gguf),
+        make_command("quantize", "An EXL2 or GPTQ folder from a plain one.", &CommandLine::quantize, add_quantize,
+                     run_quantize),
     };
 }
 
@@ -52,7 +56,8 @@ std::string one_line(std::string text) {
 
 // CLI11 names unexpected arguments from back to front and flags after their values.
 std::string unexpected(const std::vector<std::string>& extras, const std::string& command) {
-    const auto flag = std::find_if(extras.begin(), extras.end(), [](const std::string& extra) { return extra.rfind('-', 0) == 0; });
+    const auto flag =
+        std::find_if(extras.begin(), extras.end(), [](const std::string& extra) { return extra.rfind('-', 0) == 0; });
     if (flag != extras.end()) return *flag + " is not a flag of " + command;
     return "'" + (extras.empty() ? "" : extras.front()) + "' is one argument too many for " + command;
 }
@@ -67,20 +72,23 @@ void require_known_command(const std::vector<std::string>& arguments, const std:
     throw UsageError("there is no command '" + arguments.front() + "'; there are " + names);
 }
 
+void write_json_error(Console& console, int32_t code, const std::string& sentence) {
+    try {
+        console.write_json({{"error", {{"code", code_name(code)}, {"message", sentence}}}});
+    } catch (const std::exception&) {  // stdout is gone; stderr has the sentence
+    }
+}
+
 int interrupted_exit(Console& console, const Error& error) {
-    if (console.json()) console.write_json({{"error", {{"code", code_name(error.code())}, {"message", error.what()}}}});
     console.note("interrupted");
+    if (console.json()) write_json_error(console, error.code(), error.what());
     return kExitInterrupted;
 }
 
 void report(Console& console, bool json, int32_t code, const std::string& sentence) {
     console.end_progress();
     console.error(sentence);
-    if (!json) return;
-    try {
-        console.write_json({{"error", {{"code", code_name(code)}, {"message", sentence}}}});
-    } catch (const std::exception&) {   // stdout is gone; stderr has the sentence
-    }
+    if (json) write_json_error(console, code, sentence);
 }
 
 }  // namespace
@@ -89,14 +97,15 @@ void parse_command_line(const std::vector<std::string>& arguments, CommandLine& 
     CLI::App app(kDescription, "quantplug");
     app.require_subcommand(1);
     app.set_version_flag("--version", "quantplug " QP_HOST_VERSION);
-    app.footer("Example: quantplug generate models/smollm2-exl2 -p \"The capital of France is\"\n"
-               "Each command has its own --help.");
+    app.footer(
+        "Example: quantplug generate models/smollm2-exl2 -p \"The capital of France is\"\n"
+        "Each command has its own --help.");
     const std::vector<Command> commands = all_commands();
     require_known_command(arguments, commands);
     for (const Command& command : commands) command.add(*app.add_subcommand(command.name, command.help), line);
 
     std::vector<std::string> reversed = expand_spellings(arguments);
-    std::reverse(reversed.begin(), reversed.end());   // CLI11 takes them from the back
+    std::reverse(reversed.begin(), reversed.end());  // CLI11 takes them from the back
     try {
         app.parse(reversed);
     } catch (const CLI::CallForHelp&) {
@@ -109,7 +118,8 @@ void parse_command_line(const std::vector<std::string>& arguments, CommandLine& 
         const std::vector<CLI::App*> chosen = app.get_subcommands();
         const std::string command = chosen.empty() ? "quantplug" : "quantplug " + chosen.back()->get_name();
         const bool extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
-        throw UsageError((extra ? unexpected(app.remaining(true), command) : one_line(error.what())) + " (see " + command + " --help)");
+        throw UsageError((extra ? unexpected(app.remaining(true), command) : one_line(error.what())) + " (see " +
+                         command + " --help)");
     }
     line.command = app.get_subcommands().back()->get_name();
 }
@@ -127,7 +137,8 @@ int run_command_line(const std::vector<std::string>& arguments, std::chrono::ste
             return kExitDone;
         }
         const std::vector<Command> commands = all_commands();
-        const auto command = std::find_if(commands.begin(), commands.end(), [&](const Command& c) { return c.name == line.command; });
+        const auto command =
+            std::find_if(commands.begin(), commands.end(), [&](const Command& c) { return c.name == line.command; });
         const OutputArguments& output = command->output(line);
         json = output.json;
         console.configure(output.verbosity(), output.progress, json);

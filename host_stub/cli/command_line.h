@@ -10,8 +10,8 @@ namespace quantplug::host {
 
 /// Everything that a command line can say. Only the arguments of `command` are filled.
 struct CommandLine {
-    std::string command;   // empty: help or version was asked for
-    std::string text;      // then: what to print
+    std::string command;  // empty: help or version was asked for
+    std::string text;     // then: what to print
     PluginsArguments plugins;
     InfoArguments info;
     GenerateArguments generate;

@@ -95,7 +95,8 @@ void Console::progress(double fraction, std::string_view what) {
     last_bar_ = now;
     const int filled = static_cast<int>(share * kBarWidth);
     std::string bar(kClearLine);
-    bar += '[' + std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarWidth - filled), ' ');
+    bar +=
+        '[' + std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarWidth - filled), ' ');
     bar += "] " + std::to_string(percent) + "% " + printable(what.substr(0, 48));
     bar_shown_ = write_all(STDERR_FILENO, bar);
 }

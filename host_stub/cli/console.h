@@ -12,14 +12,16 @@ namespace quantplug::host {
 /// Any thread may call any function.
 class Console {
  public:
-    /// `verbosity`: -1 quiet (errors only), 0 warnings, 1 info, 2 debug. `progress`: draw bars even where stderr is no terminal.
+    /// `verbosity`: -1 quiet (errors only), 0 warnings, 1 info, 2 debug. `progress`: draw bars even where stderr is no
+    /// terminal.
     void configure(int verbosity, bool progress, bool json);
     bool json() const { return json_; }
     int verbosity() const { return verbosity_; }
 
     /// To stdout, at once and whole. Throws BrokenPipe where the reader has gone, Error where the disk is full.
     void write_text(std::string_view text);
-    /// One JSON document and a line feed, always valid UTF-8: other bytes become U+FFFD, numbers that JSON does not have become null.
+    /// One JSON document and a line feed, always valid UTF-8: other bytes become U+FFFD, numbers that JSON does not
+    /// have become null.
     void write_json(const nlohmann::json& document);
 
     /// A line on stderr, unless it is more than the verbosity asks for. `level` is a QP_LOG_* of host.h.
@@ -33,7 +35,7 @@ class Console {
     void end_progress();
 
  private:
-    void line(std::string_view text);   // under mutex_
+    void line(std::string_view text);  // under mutex_
 
     std::mutex mutex_;
     int verbosity_ = 0;

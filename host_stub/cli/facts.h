@@ -14,8 +14,8 @@ std::string field_text(const char (&field)[N]) {
     return std::string(field, std::find(field, field + N, '\0'));
 }
 
-/// Highest resident memory of this process so far, in bytes. VmHWM, which begins anew at exec; getrusage's ru_maxrss does not: it would
-/// include what the shell or interpreter that started this process had resident.
+/// Highest resident memory of this process so far, in bytes. VmHWM, which begins anew at exec; getrusage's ru_maxrss
+/// does not: it would include what the shell or interpreter that started this process had resident.
 uint64_t peak_rss_bytes();
 
 }  // namespace quantplug::host

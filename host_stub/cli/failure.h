@@ -2,7 +2,6 @@
 #pragma once
 
 #include <quantplug/common.hpp>
-
 #include <stdexcept>
 
 namespace quantplug::host {

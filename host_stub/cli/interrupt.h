@@ -3,7 +3,8 @@
 
 namespace quantplug::host {
 
-/// From now on SIGINT and SIGTERM set a flag, and a second one ends the process with 130; SIGPIPE is ignored (writes report it).
+/// From now on SIGINT and SIGTERM set a flag, and a second one ends the process with 130; SIGPIPE is ignored (writes
+/// report it).
 void install_interrupt_handlers();
 
 /// [any-thread] Whether to stop: what callbacks answer to a plugin.

@@ -8,7 +8,8 @@
 
 namespace quantplug::host {
 
-/// Format 1.0 of numpy.lib.format, little-endian, C order. The file appears under its name when all rows are written; until then it is
+/// Format 1.0 of numpy.lib.format, little-endian, C order. The file appears under its name when all rows are written;
+/// until then it is
 /// `<path>.part`, which goes with the object. Throws quantplug::Error that names the file.
 class NpyWriter {
  public:
@@ -17,7 +18,7 @@ class NpyWriter {
     NpyWriter(const NpyWriter&) = delete;
     NpyWriter& operator=(const NpyWriter&) = delete;
 
-    void write_row(std::span<const float> row);   // (n_columns)
+    void write_row(std::span<const float> row);  // (n_columns)
     void finish();
 
  private:

@@ -10,9 +10,11 @@
 
 namespace quantplug::host {
 
-/// Key by key: the flag, else what the model's files recommend (`model_default`), else temperature 0.8, top-p 0.95, min-p 0.05; top-k is off
-/// unless named. Without --seed the seed is `random_seed`: it is always set, so that a run can be repeated.
-qp_sampling resolve_sampling(const SamplingArguments& arguments, const qp_sampling& model_default, uint64_t random_seed);
+/// Key by key: the flag, else what the model's files recommend (`model_default`), else temperature 0.8, top-p 0.95,
+/// min-p 0.05; top-k is off unless named. Without --seed the seed is `random_seed`: it is always set, so that a run can
+/// be repeated.
+qp_sampling resolve_sampling(const SamplingArguments& arguments, const qp_sampling& model_default,
+                             uint64_t random_seed);
 
 /// QP_SET_* of the flags that were given.
 uint64_t given_sampling(const SamplingArguments& arguments);

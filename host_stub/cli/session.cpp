@@ -25,7 +25,8 @@ std::string join(const std::vector<std::string>& parts, const char* separator) {
 bool has_tool(const Plugin& plugin, const std::string& tool) {
     if (!plugin.has_extension(QP_EXT_TOOLS)) return false;
     const std::vector<qp_tool_info> tools = plugin.tools();
-    return std::any_of(tools.begin(), tools.end(), [&](const qp_tool_info& info) { return info.name && tool == info.name; });
+    return std::any_of(tools.begin(), tools.end(),
+                       [&](const qp_tool_info& info) { return info.name && tool == info.name; });
 }
 
 bool is_gguf(const fs::path& path) {
@@ -49,10 +50,9 @@ std::vector<const Plugin*> Backends::all() {
     std::vector<std::string> rejected, places;
     for (const Candidate& candidate : registry_.candidates()) rejected.push_back(candidate.rejected);
     for (const SearchPlace& place : registry_.places()) places.push_back(place.path.string());
-    throw Error(QP_NOT_FOUND, rejected.empty()
-                                  ? "no plugin was found in " + join(places, ", ") +
-                                        "; set QUANTPLUG_PLUGIN_PATH to the folder that holds them"
-                                  : "no plugin can be used: " + join(rejected, "; "));
+    throw Error(QP_NOT_FOUND, rejected.empty() ? "no plugin was found in " + join(places, ", ") +
+                                                     "; set QUANTPLUG_PLUGIN_PATH to the folder that holds them"
+                                               : "no plugin can be used: " + join(rejected, "; "));
 }
 
 const Plugin* Backends::chosen() {
@@ -60,7 +60,8 @@ const Plugin* Backends::chosen() {
     if (backend_is_path_) {
         std::error_code ignored;
         if (fs::is_directory(registry_.places().front().path, ignored))
-            throw Error(QP_INVALID_ARGUMENT, "--backend " + backend_ + " is a folder; name a library or a manifest in it");
+            throw Error(QP_INVALID_ARGUMENT,
+                        "--backend " + backend_ + " is a folder; name a library or a manifest in it");
         if (const Plugin* plugin = registry_.load_place(0)) return plugin;
         throw Error(QP_FAILED_PRECONDITION, "--backend " + backend_ + ": " + registry_.candidates().front().rejected);
     }
@@ -145,8 +146,9 @@ void require_model_folder(const std::string& path) {
         throw Error(QP_NOT_FOUND, "there is no folder " + path + "; models are local folders, nothing is downloaded");
     if (failed) throw Error(QP_PERMISSION_DENIED, path + " cannot be opened: " + failed.message());
     if (status.type() == fs::file_type::regular && is_gguf(path))
-        throw Error(QP_INVALID_ARGUMENT,
-                    path + " is a GGUF file; turn it into a model folder first: quantplug import-gguf " + path + " FOLDER");
+        throw Error(
+            QP_INVALID_ARGUMENT,
+            path + " is a GGUF file; turn it into a model folder first: quantplug import-gguf " + path + " FOLDER");
     throw Error(QP_INVALID_ARGUMENT, path + " is a file; give the folder that holds it");
 }
 
@@ -178,7 +180,8 @@ Model load_model(const Plugin& plugin, const std::string& folder, const Options&
 
 bool has_load_option(const Plugin& plugin, std::string_view key) {
     const std::vector<qp_option_info> known = plugin.load_options();
-    return std::any_of(known.begin(), known.end(), [&](const qp_option_info& option) { return option.key && key == option.key; });
+    return std::any_of(known.begin(), known.end(),
+                       [&](const qp_option_info& option) { return option.key && key == option.key; });
 }
 
 Model load_tokenizer(const Plugin& plugin, const std::string& folder, Options options, Console& console) {

@@ -20,19 +20,19 @@ class Backends {
 
     Registry& registry() { return registry_; }
 
-    /// The plugin that loads `folder`: the one that --backend names, otherwise the best score of all probes, the first of equals. Throws
-    /// NOT_FOUND or FAILED_PRECONDITION with each plugin's reason.
+    /// The plugin that loads `folder`: the one that --backend names, otherwise the best score of all probes, the first
+    /// of equals. Throws NOT_FOUND or FAILED_PRECONDITION with each plugin's reason.
     const Plugin& for_model(const std::string& folder);
 
-    /// The plugin that offers the tool: the one that --backend names; otherwise, where `folder` is not empty, the best probe of it among those
-    /// that have the tool; otherwise the first that has it.
+    /// The plugin that offers the tool: the one that --backend names; otherwise, where `folder` is not empty, the best
+    /// probe of it among those that have the tool; otherwise the first that has it.
     const Plugin& for_tool(const std::string& tool, const std::string& folder = {});
 
     /// The plugin whose quantiser makes `format`.
     const Plugin& for_format(const std::string& format);
 
  private:
-    const Plugin* chosen();   // by --backend; null: none was named
+    const Plugin* chosen();  // by --backend; null: none was named
     std::vector<const Plugin*> all();
     const Plugin& best_probe(const std::vector<const Plugin*>& plugins, const std::string& folder);
 

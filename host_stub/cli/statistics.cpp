@@ -5,7 +5,8 @@
 
 namespace quantplug::host {
 
-std::vector<std::vector<int32_t>> perplexity_rows(std::span<const int32_t> text, size_t ctx, std::optional<int32_t> bos) {
+std::vector<std::vector<int32_t>> perplexity_rows(std::span<const int32_t> text, size_t ctx,
+                                                  std::optional<int32_t> bos) {
     std::vector<std::vector<int32_t>> rows;
     const size_t taken = ctx - (bos ? 1 : 0);
     if (taken == 0) return rows;
@@ -53,11 +54,14 @@ MeanAndError mean_and_error(std::span<const double> values) {
 }
 
 double percentile_99(std::vector<double> values) {
-    // ceil(0.99 n), in integers: 0.99 * 100 is more than 99 in floating point.
-    const size_t rank = (values.size() * 99 + 99) / 100;
-    const auto nth = values.begin() + static_cast<std::ptrdiff_t>(rank - 1);
+    const double rank = 0.99 * static_cast<double>(values.size() - 1);
+    const auto below = static_cast<size_t>(rank);
+    const auto nth = values.begin() + static_cast<std::ptrdiff_t>(below);
     std::nth_element(values.begin(), nth, values.end());
-    return *nth;
+    const double low = *nth;
+    if (below + 1 == values.size()) return low;
+    const double high = *std::min_element(nth + 1, values.end());
+    return low + (rank - static_cast<double>(below)) * (high - low);
 }
 
 }  // namespace quantplug::host

@@ -9,8 +9,10 @@
 
 namespace quantplug::host {
 
-/// Rows of `ctx` ids: with `bos`, BOS and the next ctx - 1 ids of the text; without, the next ctx ids. An incomplete last row is dropped.
-std::vector<std::vector<int32_t>> perplexity_rows(std::span<const int32_t> text, size_t ctx, std::optional<int32_t> bos);
+/// Rows of `ctx` ids: with `bos`, BOS and the next ctx - 1 ids of the text; without, the next ctx ids. An incomplete
+/// last row is dropped.
+std::vector<std::vector<int32_t>> perplexity_rows(std::span<const int32_t> text, size_t ctx,
+                                                  std::optional<int32_t> bos);
 
 /// out[i] = logits[i] - ln(sum exp(logits)); the spans have one size.
 void log_softmax(std::span<const float> logits, std::span<double> out);
@@ -28,7 +30,7 @@ struct MeanAndError {
 };
 MeanAndError mean_and_error(std::span<const double> values);
 
-/// The 99th percentile by nearest rank: the smallest value with at least 99 % of all values at or below it. `values` is not empty.
+/// The 99th percentile, linear between the two nearest values as numpy.percentile has it. `values` is not empty.
 double percentile_99(std::vector<double> values);
 
 }  // namespace quantplug::host

@@ -13,7 +13,7 @@ namespace quantplug::host {
 namespace {
 
 constexpr size_t kPiece = 1 << 16;
-constexpr size_t kMaxBytes = size_t{1} << 30;   // a device like /dev/zero has no end
+constexpr size_t kMaxBytes = size_t{1} << 30;  // a device like /dev/zero has no end
 
 }  // namespace
 

@@ -5,7 +5,7 @@
 namespace quantplug::host {
 namespace {
 
-constexpr std::string_view kReplacement = "\xef\xbf\xbd";   // U+FFFD
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 
 // Length of the well-formed character at the start of `text` (not empty), or 0. `code` is its code point.
 size_t character_length(std::string_view text, uint32_t& code) {

@@ -105,7 +105,7 @@ struct Found {
     bool entry = false;
     bool entry_is_data = false;
     uint64_t entry_bytes = 0;
-    unsigned other_major = 0;   // of a quantplug_entry_v<n> with another n
+    unsigned other_major = 0;  // of a quantplug_entry_v<n> with another n
 };
 
 // Major version of an entry's name, or 0.

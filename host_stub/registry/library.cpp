@@ -11,7 +11,8 @@
 namespace quantplug::host {
 namespace {
 
-// Never destroyed: code and data of a plugin may be in use until the very end (a thread of its pool, a borrowed string).
+// Never destroyed: code and data of a plugin may be in use until the very end (a thread of its pool, a borrowed
+// string).
 std::vector<boost::dll::shared_library>& mapped_libraries() {
     static auto* const libraries = new std::vector<boost::dll::shared_library>;
     return *libraries;
@@ -30,7 +31,7 @@ const qp_entry* open_library(const std::filesystem::path& path) {
     library.load(boost::dll::fs::path(path.string()), failed,
                  boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
     if (failed) {
-        const char* reason = ::dlerror();   // Boost's code says only "bad file descriptor"
+        const char* reason = ::dlerror();  // Boost's code says only "bad file descriptor"
         throw Error(QP_FAILED_PRECONDITION, file + " cannot be loaded: " + (reason ? reason : failed.message()));
     }
     mapped_libraries().push_back(library);

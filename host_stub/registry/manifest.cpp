@@ -9,7 +9,7 @@
 namespace quantplug::host {
 namespace {
 
-constexpr std::streamsize kMaxBytes = 64 * 1024;   // a manifest has some 100 bytes
+constexpr std::streamsize kMaxBytes = 64 * 1024;  // a manifest has some 100 bytes
 
 using Json = nlohmann::json;
 

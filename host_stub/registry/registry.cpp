@@ -43,8 +43,8 @@ void Registry::discover(const SearchPlace& place) {
         Candidate candidate;
         candidate.library = place.path;
         candidate.origin = place.origin;
-        candidate.rejected = place.path.filename().string() + " cannot be opened: " +
-                             (failed ? failed.message() : "there is no such file or folder");
+        candidate.rejected = place.path.filename().string() +
+                             " cannot be opened: " + (failed ? failed.message() : "there is no such file or folder");
         candidates_.push_back(std::move(candidate));
     } else if (is_manifest_name(place.path)) {
         add_manifest(place.path, place.origin);
@@ -78,8 +78,8 @@ void Registry::discover_folder(const SearchPlace& place) {
         Candidate candidate;
         candidate.library = library;
         candidate.origin = place.origin;
-        candidate.rejected =
-            library.filename().string() + " has no manifest beside it; give its path to --backend to use it all the same";
+        candidate.rejected = library.filename().string() +
+                             " has no manifest beside it; give its path to --backend to use it all the same";
         candidates_.push_back(std::move(candidate));
     }
     if (failed) {
@@ -121,7 +121,8 @@ const Plugin* Registry::load(Candidate& candidate) {
         std::error_code missing;
         const fs::path real = fs::canonical(candidate.library, missing);
         if (missing)
-            throw Error(QP_NOT_FOUND, candidate.library.filename().string() + " cannot be opened: " + missing.message());
+            throw Error(QP_NOT_FOUND,
+                        candidate.library.filename().string() + " cannot be opened: " + missing.message());
         const qp_entry* entry = open_library(real);
         candidate.abi = QP_ABI_MAJOR;
         if (!candidate.manifest.empty() && candidate.name != entry->name)

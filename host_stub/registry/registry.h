@@ -13,19 +13,19 @@ namespace quantplug::host {
 
 /// A manifest or library that was found, and what became of it.
 struct Candidate {
-    std::string name;                 // the manifest's, later the entry's; empty while unknown
-    std::filesystem::path manifest;   // empty: a library without one
-    std::filesystem::path library;    // empty: the manifest did not name one
-    std::string origin;               // SearchPlace::origin
-    uint32_t abi = 0;                 // major version it says it speaks; 0: unknown
-    std::string rejected;             // one sentence why it cannot be used; empty: it can, or was not tried yet
-    std::optional<Plugin> plugin;     // once loaded and initialised
+    std::string name;                // the manifest's, later the entry's; empty while unknown
+    std::filesystem::path manifest;  // empty: a library without one
+    std::filesystem::path library;   // empty: the manifest did not name one
+    std::string origin;              // SearchPlace::origin
+    uint32_t abi = 0;                // major version it says it speaks; 0: unknown
+    std::string rejected;            // one sentence why it cannot be used; empty: it can, or was not tried yet
+    std::optional<Plugin> plugin;    // once loaded and initialised
 
     const std::filesystem::path& path() const { return library.empty() ? manifest : library; }
 };
 
-/// Candidates in order of their places, by file name within a folder. Libraries are opened by absolute path with rtld_now | rtld_local,
-/// after a look at their symbols, and stay mapped until the process ends. One thread.
+/// Candidates in order of their places, by file name within a folder. Libraries are opened by absolute path with
+/// rtld_now | rtld_local, after a look at their symbols, and stay mapped until the process ends. One thread.
 class Registry {
  public:
     /// Lists the candidates; opens no library. `host` must outlive the registry and every plugin of it.
@@ -53,7 +53,7 @@ class Registry {
     const Plugin* load(Candidate& candidate);
 
     std::vector<SearchPlace> places_;
-    std::vector<size_t> first_of_place_;   // index into candidates_
+    std::vector<size_t> first_of_place_;  // index into candidates_
     std::vector<Candidate> candidates_;
     const qp_host* host_;
 };

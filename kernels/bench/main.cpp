@@ -1,7 +1,8 @@
-// qp_bench_kernels [--threads N] [--bits B] [--exact]: read bandwidth, and what a step of random layers of TinyLlama-1.1B's shapes reaches.
+// qp_bench_kernels [--threads N] [--bits B] [--exact]: read bandwidth, and what a step of random layers of
+// TinyLlama-1.1B's shapes reaches.
 //
-// Decode: GB/s of packed weights, and its share of the read bandwidth that is measured beside it (virtual machines change within seconds).
-// Prefill: Gop/s, two operations a weight and row.
+// Decode: GB/s of packed weights, and its share of the read bandwidth that is measured beside it (virtual machines
+// change within seconds). Prefill: Gop/s, two operations a weight and row.
 #include <time.h>
 
 #include <algorithm>
@@ -46,11 +47,12 @@ double best_time(int32_t threads, Work&& work) {
 }
 
 double read_bandwidth(int32_t threads) {
-    static std::vector<uint64_t> buffer(size_t(48) << 20, 1);   // 384 MB, beyond any L3
+    static std::vector<uint64_t> buffer(size_t(48) << 20, 1);  // 384 MB, beyond any L3
     std::vector<uint64_t> sums(static_cast<size_t>(threads));
     const double time = best_time(threads, [&] {
         run_parallel(threads, [&](int32_t index, int32_t count) {
-            const size_t begin = buffer.size() * size_t(index) / size_t(count), end = buffer.size() * size_t(index + 1) / size_t(count);
+            const size_t begin = buffer.size() * size_t(index) / size_t(count),
+                         end = buffer.size() * size_t(index + 1) / size_t(count);
             uint64_t sum[8] = {};
             for (size_t i = begin; i + 8 <= end; i += 8) {
                 for (size_t j = 0; j < 8; ++j) sum[j] |= buffer[i + j];
@@ -58,7 +60,7 @@ double read_bandwidth(int32_t threads) {
             sums[size_t(index)] = std::accumulate(sum, sum + 8, uint64_t(0));
         });
     });
-    if (std::accumulate(sums.begin(), sums.end(), uint64_t(0)) == 0) std::puts("");   // the reads happen
+    if (std::accumulate(sums.begin(), sums.end(), uint64_t(0)) == 0) std::puts("");  // the reads happen
     return double(buffer.size() * sizeof(uint64_t)) / time;
 }
 
@@ -85,7 +87,8 @@ Matrix random_matrix(Device& device, int32_t k, int32_t n, int32_t bits, uint64_
         dense.out_features = n;
         dense.read_rows = [k](int32_t, int32_t rows, void* out) {
             auto* to = static_cast<uint16_t*>(out);
-            for (int64_t i = 0; i < int64_t(rows) * k; ++i) to[i] = f32_to_f16(float(int32_t(next_random(state) % 2001) - 1000) * 3e-5f);
+            for (int64_t i = 0; i < int64_t(rows) * k; ++i)
+                to[i] = f32_to_f16(float(int32_t(next_random(state) % 2001) - 1000) * 3e-5f);
             return Status{};
         };
         *bytes += device.matrix_bytes(dense.shape());
@@ -98,7 +101,8 @@ Matrix random_matrix(Device& device, int32_t k, int32_t n, int32_t bits, uint64_
     for (int32_t row = 0; row < k; row += 128) source.groups.push_back({bits, std::min(128, k - row)});
     source.scales.assign(source.groups.size() * size_t(n), f32_to_f16(0.05f / float(1 << bits)));
     source.read_codes = [n, bits](int32_t, int32_t rows, uint8_t* codes) {
-        for (int64_t i = 0; i < int64_t(rows) * n; ++i) codes[i] = uint8_t((next_random(state) >> 24) & ((1u << bits) - 1));
+        for (int64_t i = 0; i < int64_t(rows) * n; ++i)
+            codes[i] = uint8_t((next_random(state) >> 24) & ((1u << bits) - 1));
         return Status{};
     };
     *bytes += device.matrix_bytes(source.shape());
@@ -155,15 +159,23 @@ void bench_width(int32_t bits, int32_t threads, Compute compute, double bandwidt
 
     const auto step_time = [&](int32_t rows, bool one_sequence) {
         std::vector<Row> step_rows;
-        for (int32_t r = 0; r < rows; ++r) step_rows.push_back({one_sequence ? 0 : r, r % n_vocab, one_sequence ? r : 0});
+        for (int32_t r = 0; r < rows; ++r)
+            step_rows.push_back({one_sequence ? 0 : r, r % n_vocab, one_sequence ? r : 0});
         const Step step{step_rows, kv, table, one_sequence ? 16 : 1, {}, one_sequence};
-        return best_time(threads, [&] { fail(device->wait(device->submit(spec, step, [&](Ops& ops) { return walk(spec, ops); }), nullptr)); });
+        return best_time(threads, [&] {
+            fail(device->wait(device->submit(spec, step, [&](Ops& ops) { return walk(spec, ops); }), nullptr));
+        });
     };
-    const double weights = double(n_layers) * (double(hidden) * (n_heads * head_dim * 2 + n_kv_heads * head_dim * 2) + 3.0 * hidden * inner);
-    const double one = step_time(1, false), four = step_time(4, false), eight = step_time(8, false), prefill = step_time(prefill_rows, true);
-    std::printf("%2d bits, %d threads: decode %6.2f GB/s (%3.0f %% of %.1f), 4 rows %6.2f GB/s, 8 rows %6.2f GB/s; prefill of %d: %6.1f Gop/s\n", bits,
-                threads, double(bytes) / one * 1e-9, 100 * double(bytes) / one / bandwidth, bandwidth * 1e-9, double(bytes) / four * 1e-9,
-                double(bytes) / eight * 1e-9, prefill_rows, 2 * weights * prefill_rows / prefill * 1e-9);
+    const double weights = double(n_layers) * (double(hidden) * (n_heads * head_dim * 2 + n_kv_heads * head_dim * 2) +
+                                               3.0 * hidden * inner);
+    const double one = step_time(1, false), four = step_time(4, false), eight = step_time(8, false),
+                 prefill = step_time(prefill_rows, true);
+    std::printf(
+        "%2d bits, %d threads: decode %6.2f GB/s (%3.0f %% of %.1f), 4 rows %6.2f GB/s, 8 rows %6.2f GB/s; prefill of "
+        "%d: %6.1f Gop/s\n",
+        bits, threads, double(bytes) / one * 1e-9, 100 * double(bytes) / one / bandwidth, bandwidth * 1e-9,
+        double(bytes) / four * 1e-9, double(bytes) / eight * 1e-9, prefill_rows,
+        2 * weights * prefill_rows / prefill * 1e-9);
     std::fflush(stdout);
 }
 

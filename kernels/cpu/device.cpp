@@ -1,4 +1,6 @@
 // The CPU behind kernels::Device. A step runs inside submit; wait hands its result over.
+#include "kernels/device.h"
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -11,7 +13,6 @@
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/table.h"
-#include "kernels/device.h"
 #include "kernels/step.h"
 #include "kernels/threads/float_mode.h"
 #include "kernels/threads/pool.h"
@@ -24,17 +25,20 @@ namespace {
 constexpr int32_t max_threads = 1024;
 
 Status no_memory(const char* what, uint64_t bytes) {
-    return Status::error(resource_exhausted, std::string("there is no memory for the ") + what + " of " + std::to_string(bytes) +
+    return Status::error(resource_exhausted, std::string("there is no memory for the ") + what + " of " +
+                                                 std::to_string(bytes) +
                                                  " bytes; take a smaller model or context, or free memory");
 }
 
-Status no_memory() { return Status::error(resource_exhausted, "there is no memory; take a smaller model or context, or free memory"); }
+Status no_memory() {
+    return Status::error(resource_exhausted, "there is no memory; take a smaller model or context, or free memory");
+}
 
 // What a prepared scratch depends on.
 bool same_dimensions(const ModelSpec& a, const ModelSpec& b) {
     return a.hidden_size == b.hidden_size && a.intermediate_size == b.intermediate_size && a.n_vocab == b.n_vocab &&
-           a.n_heads == b.n_heads && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim && a.max_positions == b.max_positions &&
-           a.ropes.size() == b.ropes.size() && a.compute == b.compute;
+           a.n_heads == b.n_heads && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim &&
+           a.max_positions == b.max_positions && a.ropes.size() == b.ropes.size() && a.compute == b.compute;
 }
 
 class CpuDevice final : public Device, private Handles {
@@ -42,13 +46,15 @@ class CpuDevice final : public Device, private Handles {
     CpuDevice(const Table& table, int32_t threads) : table_(table), threads_(threads), ops_(table, threads) {}
 
     std::string describe() const override {
-        return std::string("cpu (") + table_.name + ", " + std::to_string(threads_) + (threads_ == 1 ? " thread)" : " threads)");
+        return std::string("cpu (") + table_.name + ", " + std::to_string(threads_) +
+               (threads_ == 1 ? " thread)" : " threads)");
     }
 
     uint64_t matrix_bytes(const MatrixShape& shape) const override { return packed_bytes(shape); }
     uint64_t kv_bytes(const ModelSpec& spec, const KvSpec& kv) const override {
         const uint64_t tokens = saturating_mul(count_of(kv.n_blocks), count_of(kv.block_tokens));
-        const uint64_t width = saturating_mul(count_of(spec.n_kv_heads), count_of(spec.head_dim)) * (kv.type == KvSpec::f16 ? 2 : 4);
+        const uint64_t width =
+            saturating_mul(count_of(spec.n_kv_heads), count_of(spec.head_dim)) * (kv.type == KvSpec::f16 ? 2 : 4);
         return saturating_mul(saturating_mul(tokens, saturating_mul(width, 2)), spec.layers.size());
     }
     uint64_t scratch_bytes(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted) const override {
@@ -84,7 +90,8 @@ class CpuDevice final : public Device, private Handles {
     Status upload(std::span<const float> values, Vector* out) override {
         return guarded([&] {
             if (values.empty() || values.size() > 1 << 24) {
-                return Status::error(invalid_argument, "a vector has " + std::to_string(values.size()) + " values, outside 1..2^24");
+                return Status::error(invalid_argument,
+                                     "a vector has " + std::to_string(values.size()) + " values, outside 1..2^24");
             }
             if (Status status = reserve_handle(ops_.vectors); !status.ok()) return status;
             auto* data = reinterpret_cast<float*>(weights_.allocate(values.size_bytes()));
@@ -101,11 +108,14 @@ class CpuDevice final : public Device, private Handles {
             if (prepared_) return Status::error(failed_precondition, "the device is prepared already");
             if (Status status = check_dimensions(spec); !status.ok()) return status;
             if (spec.compute != Compute::standard && spec.compute != Compute::exact) {
-                return Status::error(unimplemented, "this CPU device computes `default` and `exact`; take one of them instead of `fast`");
+                return Status::error(
+                    unimplemented,
+                    "this CPU device computes `default` and `exact`; take one of them instead of `fast`");
             }
             if (max_rows < 1 || max_rows > max_step_rows || max_wanted < 0 || max_wanted > max_step_rows) {
-                return Status::error(invalid_argument, "steps of " + std::to_string(max_rows) + " rows with " + std::to_string(max_wanted) +
-                                                           " wanted are outside 1.." + std::to_string(max_step_rows));
+                return Status::error(invalid_argument, "steps of " + std::to_string(max_rows) + " rows with " +
+                                                           std::to_string(max_wanted) + " wanted are outside 1.." +
+                                                           std::to_string(max_step_rows));
             }
             const ScratchPlan plan(spec, max_rows, max_wanted, threads_);
             slots_.reserve(size_t(max_rows));
@@ -147,7 +157,8 @@ class CpuDevice final : public Device, private Handles {
     Status truncate(Kv kv, std::span<const int32_t> blocks, int32_t n_tokens) override {
         // Keys beyond the end are never read: attention stops at the row's position. Only the arguments are looked at.
         if (!find_kv(kv)) return Status::error(not_found, "there is no KV cache " + std::to_string(kv.id));
-        if (n_tokens < 0) return Status::error(invalid_argument, "a sequence cannot keep " + std::to_string(n_tokens) + " tokens");
+        if (n_tokens < 0)
+            return Status::error(invalid_argument, "a sequence cannot keep " + std::to_string(n_tokens) + " tokens");
         for (int32_t block : blocks) {
             if (block < 0 || block >= find_kv(kv)->spec.n_blocks) {
                 return Status::error(invalid_argument, "block " + std::to_string(block) + " is outside the KV cache");
@@ -172,7 +183,8 @@ class CpuDevice final : public Device, private Handles {
             pending_.erase(pending_.begin() + int64_t(i));
             return status;
         }
-        return Status::error(not_found, "ticket " + std::to_string(ticket.id) + " is not waiting: it was given twice or never");
+        return Status::error(not_found,
+                             "ticket " + std::to_string(ticket.id) + " is not waiting: it was given twice or never");
     }
     bool finished(Ticket) override { return true; }
 
@@ -201,17 +213,21 @@ class CpuDevice final : public Device, private Handles {
     }
 
     Status run(const ModelSpec& spec, const Step& step, const Walk& walk, StepResult* result) {
-        if (!prepared_) return Status::error(failed_precondition, "a step was submitted before the device was prepared");
+        if (!prepared_)
+            return Status::error(failed_precondition, "a step was submitted before the device was prepared");
         if (!same_dimensions(spec, *prepared_)) {
-            return Status::error(failed_precondition, "a step's model has other dimensions than the one the device was prepared for");
+            return Status::error(failed_precondition,
+                                 "a step's model has other dimensions than the one the device was prepared for");
         }
         if (Status status = check_model(spec, *this); !status.ok()) return status;
         const KvCache* kv = find_kv(step.kv);
         if (!kv) return Status::error(not_found, "there is no KV cache " + std::to_string(step.kv.id));
-        if (kv->n_layers != int32_t(spec.layers.size()) || kv->n_kv_heads != spec.n_kv_heads || kv->head_dim != spec.head_dim) {
+        if (kv->n_layers != int32_t(spec.layers.size()) || kv->n_kv_heads != spec.n_kv_heads ||
+            kv->head_dim != spec.head_dim) {
             return Status::error(invalid_argument, "the step's KV cache was made for a model of other dimensions");
         }
-        if (Status status = check_step(spec, step, kv->spec, max_rows_, max_wanted_, slots_); !status.ok()) return status;
+        if (Status status = check_step(spec, step, kv->spec, max_rows_, max_wanted_, slots_); !status.ok())
+            return status;
         ops_.begin_step(spec, step, *kv, result);
         if (!walk(ops_)) return Status::error(cancelled, "the step was cancelled");
         if (!ops_.status().ok()) return ops_.status();
@@ -239,7 +255,9 @@ class CpuDevice final : public Device, private Handles {
     uint32_t order_of(const PackedMatrix& matrix) const {
         for (size_t i = 1; i < ops_.matrices.size(); ++i) {
             const PackedMatrix& other = ops_.matrices[i];
-            if (!other.quantised || other.order != i || other.k != matrix.k || other.quant.chunks != matrix.quant.chunks) continue;
+            if (!other.quantised || other.order != i || other.k != matrix.k ||
+                other.quant.chunks != matrix.quant.chunks)
+                continue;
             if (!other.gather != !matrix.gather) continue;
             const size_t bytes = size_t(matrix.quant.chunks) * chunk_rows * sizeof(int32_t);
             if (!matrix.gather || std::memcmp(other.gather, matrix.gather, bytes) == 0) return uint32_t(i);
@@ -253,7 +271,7 @@ class CpuDevice final : public Device, private Handles {
     Mapping scratch_;
     std::vector<std::optional<KvCache>> kv_{1};
     CpuOps ops_;
-    std::optional<ModelSpec> prepared_;   // its dimensions
+    std::optional<ModelSpec> prepared_;  // its dimensions
     int32_t max_rows_ = 0, max_wanted_ = 0;
     std::vector<int64_t> slots_;
     uint64_t next_ticket_ = 1;
@@ -265,13 +283,15 @@ class CpuDevice final : public Device, private Handles {
 
 Status make_cpu_device(int32_t threads, std::unique_ptr<Device>* out) {
     if (threads < 0 || threads > cpu::max_threads) {
-        return Status::error(invalid_argument, "threads is " + std::to_string(threads) + ", outside 0.." + std::to_string(cpu::max_threads));
+        return Status::error(invalid_argument, "threads is " + std::to_string(threads) + ", outside 0.." +
+                                                   std::to_string(cpu::max_threads));
     }
     const char* name = std::getenv("QUANTPLUG_CPU");
     const char* error = "";
     const cpu::Table* table = cpu::choose_table(name, &error);
     if (!table) {
-        return Status::error(invalid_argument, std::string("QUANTPLUG_CPU=") + name + " " + error + "; set one of portable, avx2, or unset it");
+        return Status::error(invalid_argument, std::string("QUANTPLUG_CPU=") + name + " " + error +
+                                                   "; set one of portable, avx2, or unset it");
     }
     try {
         *out = std::make_unique<cpu::CpuDevice>(*table, threads ? threads : default_threads());

@@ -1,17 +1,29 @@
 #include <cstring>
 
 #include "kernels/cpu/table.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cpu {
+namespace {
+
+#if defined(__x86_64__)
+// The system saves the 256-bit registers (which __builtin_cpu_supports looks at), and the processor has both.
+bool machine_has_avx2() {
+    unsigned a, b, c = 0, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#else
+bool machine_has_avx2() { return false; }
+#endif
+
+}  // namespace
 
 const Table* choose_table(const char* name, const char** error) {
-#if defined(__x86_64__)
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-#else
-    const bool has_avx2 = false;
-#endif
+    const bool has_avx2 = machine_has_avx2();
     const bool any = !name || !*name;
     if (!any && std::strcmp(name, "portable") != 0 && std::strcmp(name, "avx2") != 0) {
         *error = "is none of portable, avx2";

@@ -1,7 +1,9 @@
-// Row-wise functions of a Table that every instruction set compiles from this one source. Included by one .cpp per instruction set, which
-// defines before it, static and in this namespace:
-//   void from_half(const uint16_t* x, int32_t n, float* out);      void to_half(const float* x, int32_t n, uint16_t* out);
-// Only static functions and no std:: functions: what is compiled for one instruction set must not be linked into another's.
+// Row-wise functions of a Table that every instruction set compiles from this one source. Included by one .cpp per
+// instruction set, which defines before it, static and in this namespace:
+//   void from_half(const uint16_t* x, int32_t n, float* out);      void to_half(const float* x, int32_t n, uint16_t*
+//   out);
+// Only static functions and no std:: functions: what is compiled for one instruction set must not be linked into
+// another's.
 #pragma once
 
 #include "kernels/cpu/math.h"
@@ -30,8 +32,9 @@ inline float dot16(const float* a, const float* b, int32_t n) {
     return fold16(lane);
 }
 
-// A chunk's code: amax over 32 values, x = round(a * 32385 / amax), ties to even. 32385 = 127.5 * 254, so that x = 254 hi + lo with both
-// within +-127 where an instruction set multiplies bytes. A chunk with a NaN or an infinity has the scale NaN; one below 2^-100 is zero.
+// A chunk's code: amax over 32 values, x = round(a * 32385 / amax), ties to even. 32385 = 127.5 * 254, so that x = 254
+// hi + lo with both within +-127 where an instruction set multiplies bytes. A chunk with a NaN or an infinity has the
+// scale NaN; one below 2^-100 is zero.
 inline void quantize_chunk(const float* values, int16_t* q, float* scale, int32_t* sum) {
     uint32_t largest = 0;
     for (int32_t i = 0; i < chunk_rows; ++i) {
@@ -47,7 +50,8 @@ inline void quantize_chunk(const float* values, int16_t* q, float* scale, int32_
     const float amax = as_float(largest), factor = 32385.0f / amax, magic = 0x1.8p23f;
     int32_t total = 0;
     for (int32_t i = 0; i < chunk_rows; ++i) {
-        const int32_t x = int32_t(as_bits(values[i] * factor + magic)) - int32_t(as_bits(magic));   // values * factor within +-32386
+        const int32_t x =
+            int32_t(as_bits(values[i] * factor + magic)) - int32_t(as_bits(magic));  // values * factor within +-32386
         q[i] = int16_t(x);
         total += x;
     }
@@ -69,7 +73,8 @@ inline void sort_chunk(const float* x, const int32_t* gather, int32_t k, int32_t
     }
 }
 
-void quantize(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, int16_t* q, float* scale, int32_t* sum) {
+void quantize(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, int16_t* q, float* scale,
+              int32_t* sum) {
     float values[chunk_rows];
     for (int32_t c = 0; c < chunks; ++c) {
         const int64_t at = int64_t(c) * rows;
@@ -100,9 +105,10 @@ void silu_mul(float* gate, const float* up, int32_t n) {
     for (int32_t i = 0; i < n; ++i) gate[i] = silu_f32(gate[i]) * up[i];
 }
 
-void attend(const KvView& kv, const float* q, int32_t n_heads, float scale, int32_t first, int32_t last, float* scores, float* out) {
+void attend(const KvView& kv, const float* q, int32_t n_heads, float scale, int32_t first, int32_t last, float* scores,
+            float* out) {
     const int32_t dim = kv.head_dim, n_keys = last - first + 1;
-    alignas(64) float row[1024];   // max_head_dim
+    alignas(64) float row[1024];  // max_head_dim
     const auto load = [&](const void* base, int32_t position) -> const float* {
         const uint64_t at = uint64_t(kv.blocks[position / kv.block_tokens]) * kv.block_stride +
                             uint64_t(position % kv.block_tokens) * uint64_t(dim);
@@ -114,7 +120,7 @@ void attend(const KvView& kv, const float* q, int32_t n_heads, float scale, int3
         const float* key = load(kv.keys, first + t);
         for (int32_t h = 0; h < n_heads; ++h) scores[h * int64_t(n_keys) + t] = dot16(q + h * dim, key, dim) * scale;
     }
-    float divisor[64];   // by groups of heads: stack of a fixed size
+    float divisor[64];  // by groups of heads: stack of a fixed size
     for (int32_t h0 = 0; h0 < n_heads; h0 += 64) {
         const int32_t n = n_heads - h0 < 64 ? n_heads - h0 : 64;
         for (int32_t h = 0; h < n; ++h) {

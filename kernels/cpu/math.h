@@ -1,5 +1,5 @@
-// exp, sin, cos and log without libm, so that they are the same on every machine. Static functions of plain operations: a vectorised
-// compilation gives the same bits (no contraction, no reassociation).
+// exp, sin, cos and log without libm, so that they are the same on every machine. Static functions of plain operations:
+// a vectorised compilation gives the same bits (no contraction, no reassociation).
 #pragma once
 
 #include <stdint.h>
@@ -14,8 +14,8 @@ inline uint32_t as_bits(float value) { return __builtin_bit_cast(uint32_t, value
 inline double as_double(uint64_t bits) { return __builtin_bit_cast(double, bits); }
 inline uint64_t as_bits(double value) { return __builtin_bit_cast(uint64_t, value); }
 
-// e^x in FP32, within 2 units in the last place; 0 below -104, infinity above 89. Cody-Waite reduction and the degree-7 polynomial of
-// Cephes' expf (Moshier).
+// e^x in FP32, within 2 units in the last place; 0 below -104, infinity above 89. Cody-Waite reduction and the degree-7
+// polynomial of Cephes' expf (Moshier).
 [[maybe_unused]] inline float exp_f32(float x) {
     x = x > 89.0f ? 89.0f : x;
     x = x < -104.0f ? -104.0f : x;
@@ -39,7 +39,8 @@ inline uint64_t as_bits(double value) { return __builtin_bit_cast(uint64_t, valu
 
 [[maybe_unused]] inline float silu_f32(float x) { return x / (1.0f + exp_f32(-x)); }
 
-// sin and cos of an angle below 2^31, absolute error below 1e-7 there and 1e-15 below 2^20: reduction by pi/2 in three parts, kernels of fdlibm.
+// sin and cos of an angle below 2^31, absolute error below 1e-7 there and 1e-15 below 2^20: reduction by pi/2 in three
+// parts, kernels of fdlibm.
 [[maybe_unused]] inline void sin_cos(double angle, double* sine, double* cosine) {
     const double magic = 0x1.8p52;
     const double shifted = angle * 6.36619772367581382433e-01 + magic;
@@ -88,7 +89,8 @@ inline uint64_t as_bits(double value) { return __builtin_bit_cast(uint64_t, valu
     p = p * z + 6.666666666666735130e-01;
     p = p * z;
     const double hfsq = 0.5 * f * f;
-    return double(exponent) * 6.93147180369123816490e-01 - ((hfsq - (s * (hfsq + p) + double(exponent) * 1.90821492927058770002e-10)) - f);
+    return double(exponent) * 6.93147180369123816490e-01 -
+           ((hfsq - (s * (hfsq + p) + double(exponent) * 1.90821492927058770002e-10)) - f);
 }
 
 }  // namespace

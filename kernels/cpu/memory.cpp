@@ -27,7 +27,7 @@ Mapping::Mapping(uint64_t bytes, bool large_pages) {
     data_ = static_cast<uint8_t*>(base);
     if (large_pages) {
         data_ += (large_page - uint64_t(reinterpret_cast<uintptr_t>(base)) % large_page) % large_page;
-        madvise(data_, bytes / large_page * large_page, MADV_HUGEPAGE);   // advice: a refusal costs speed only
+        madvise(data_, bytes / large_page * large_page, MADV_HUGEPAGE);  // advice: a refusal costs speed only
     }
     size_ = bytes;
 }

@@ -1,4 +1,5 @@
-// Memory of the CPU device: mapped, not malloc'ed, so that it goes back to the system at once and large pages can serve it.
+// Memory of the CPU device: mapped, not malloc'ed, so that it goes back to the system at once and large pages can serve
+// it.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +27,7 @@ class Mapping {
  private:
     uint8_t* data_ = nullptr;
     uint64_t size_ = 0;
-    void* base_ = nullptr;      // of the mapping; data_ is aligned in it
+    void* base_ = nullptr;  // of the mapping; data_ is aligned in it
     uint64_t mapped_ = 0;
 };
 
@@ -37,7 +38,7 @@ class Arena {
     uint8_t* allocate(uint64_t bytes);
     /// Takes back the latest allocation.
     void take_back(uint64_t bytes);
-    uint64_t used() const { return used_; }   // the sum of what was asked for, each rounded up to 64
+    uint64_t used() const { return used_; }  // the sum of what was asked for, each rounded up to 64
 
  private:
     std::vector<Mapping> slabs_;

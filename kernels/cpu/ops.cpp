@@ -12,7 +12,7 @@ inline namespace QP_KERNELS_NS {
 namespace cpu {
 namespace {
 
-constexpr int32_t parallel_rows = 8;   // fewer are done faster by the calling thread than by waking others
+constexpr int32_t parallel_rows = 8;  // fewer are done faster by the calling thread than by waking others
 
 // Bytes of one prepared row of K'.
 uint64_t activation_row_bytes(uint64_t chunks, bool exact) {
@@ -25,8 +25,10 @@ int64_t cut(int64_t total, int32_t index, int32_t count) { return int64_t(__int1
 
 ScratchPlan::ScratchPlan(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted, int32_t threads) {
     const uint64_t n_rows = count_of(max_rows), n_wanted = std::min<uint64_t>(count_of(max_wanted), wanted_block);
-    const uint64_t hidden = count_of(spec.hidden_size), inner = count_of(spec.intermediate_size), dim = count_of(spec.head_dim);
-    const uint64_t q_width = saturating_mul(count_of(spec.n_heads), dim), kv_width = saturating_mul(count_of(spec.n_kv_heads), dim);
+    const uint64_t hidden = count_of(spec.hidden_size), inner = count_of(spec.intermediate_size),
+                   dim = count_of(spec.head_dim);
+    const uint64_t q_width = saturating_mul(count_of(spec.n_heads), dim),
+                   kv_width = saturating_mul(count_of(spec.n_kv_heads), dim);
     const auto take = [&](uint64_t floats) {
         const uint64_t offset = total;
         total = saturating_add(total, round_up(saturating_mul(floats, 4), 64));
@@ -46,13 +48,16 @@ ScratchPlan::ScratchPlan(const ModelSpec& spec, int32_t max_rows, int32_t max_wa
     slot(Slot::logits, n_wanted, count_of(spec.n_vocab));
     angles_ld = round_up(dim / 2, 16);
     angles = take(saturating_mul(saturating_mul(spec.ropes.size(), n_rows), angles_ld * 2));
-    // The widest input for all rows, with room for the padding of usual groups. More padding (groups of a few rows): fewer rows at once, one at least.
+    // The widest input for all rows, with room for the padding of usual groups. More padding (groups of a few rows):
+    // fewer rows at once, one at least.
     const uint64_t widest = std::max({hidden, inner, q_width});
     const bool exact = spec.compute == Compute::exact;
     const uint64_t usual = activation_row_bytes(round_up(widest + widest / 8, chunk_rows) / chunk_rows, exact);
     activation_bytes = std::max(saturating_mul(usual, std::max(n_rows, n_wanted)), activation_row_bytes(widest, exact));
     activations = take(activation_bytes / 4);
-    scores_ld = saturating_mul(count_of(spec.max_positions), std::max<uint64_t>(1, count_of(spec.n_heads) / std::max<uint64_t>(1, count_of(spec.n_kv_heads))));
+    scores_ld = saturating_mul(
+        count_of(spec.max_positions),
+        std::max<uint64_t>(1, count_of(spec.n_heads) / std::max<uint64_t>(1, count_of(spec.n_kv_heads))));
     scores_ld = round_up(scores_ld, 16);
     scores = take(saturating_mul(scores_ld, count_of(threads)));
 }
@@ -83,7 +88,8 @@ void CpuOps::begin_step(const ModelSpec& spec, const Step& step, const KvCache& 
     for (size_t i = 0; i < spec.ropes.size(); ++i) {
         const RopeSpec& rope = spec.ropes[i];
         for_rows(n_rows_, [&](int32_t r) {
-            float* cosine = reinterpret_cast<float*>(scratch_ + plan_.angles) + (i * size_t(n_rows_) + size_t(r)) * plan_.angles_ld * 2;
+            float* cosine = reinterpret_cast<float*>(scratch_ + plan_.angles) +
+                            (i * size_t(n_rows_) + size_t(r)) * plan_.angles_ld * 2;
             for (size_t t = 0; t < rope.inv_freq.size(); ++t) {
                 double c, s;
                 sin_cos(double(step.rows[size_t(r)].position) * double(rope.inv_freq[t]), &s, &c);
@@ -122,7 +128,8 @@ ActView CpuOps::activations(const PackedMatrix& matrix, int32_t count) const {
 
 int32_t CpuOps::batch_rows(const PackedMatrix& matrix) const {
     if (!matrix.quantised) return max_step_rows;
-    return int32_t(std::min<uint64_t>(plan_.activation_bytes / activation_row_bytes(uint64_t(matrix.quant.chunks), exact_), max_step_rows));
+    return int32_t(std::min<uint64_t>(
+        plan_.activation_bytes / activation_row_bytes(uint64_t(matrix.quant.chunks), exact_), max_step_rows));
 }
 
 void CpuOps::prepare_activations(const PackedMatrix& matrix, Slot x, int32_t row0, int32_t count) {
@@ -131,10 +138,12 @@ void CpuOps::prepare_activations(const PackedMatrix& matrix, Slot x, int32_t row
     for_rows(count, [&](int32_t r) {
         const float* from = row(x, row0 + r);
         if (exact_) {
-            table_.sort_values(from, matrix.gather, matrix.k, view.chunks, count, const_cast<float*>(view.value) + r * chunk_rows);
+            table_.sort_values(from, matrix.gather, matrix.k, view.chunks, count,
+                               const_cast<float*>(view.value) + r * chunk_rows);
         } else {
-            table_.quantize(from, matrix.gather, matrix.k, view.chunks, count, const_cast<int16_t*>(view.x) + r * chunk_rows,
-                            const_cast<float*>(view.scale) + r, const_cast<int32_t*>(view.sum) + r);
+            table_.quantize(from, matrix.gather, matrix.k, view.chunks, count,
+                            const_cast<int16_t*>(view.x) + r * chunk_rows, const_cast<float*>(view.scale) + r,
+                            const_cast<int32_t*>(view.sum) + r);
         }
     });
 }
@@ -145,11 +154,14 @@ void CpuOps::product(const Target& target, Slot x, int32_t row0, int32_t count, 
     float* out = row(target.out, row0) + target.column;
     if (!matrix.quantised) {
         const int32_t n1 = std::min(tile1 * tile_columns, matrix.n);
-        table_.dense(matrix.dense, row(x, row0), ld(x), count, tile0 * tile_columns, n1, out, ld(target.out), target.store);
+        table_.dense(matrix.dense, row(x, row0), ld(x), count, tile0 * tile_columns, n1, out, ld(target.out),
+                     target.store);
     } else if (exact_) {
-        table_.product_exact(matrix.quant, activations(matrix, count), count, tile0, tile1, out, ld(target.out), target.store);
+        table_.product_exact(matrix.quant, activations(matrix, count), count, tile0, tile1, out, ld(target.out),
+                             target.store);
     } else {
-        table_.product(matrix.quant, activations(matrix, count), count, tile0, tile1, out, ld(target.out), target.store);
+        table_.product(matrix.quant, activations(matrix, count), count, tile0, tile1, out, ld(target.out),
+                       target.store);
     }
 }
 
@@ -170,12 +182,13 @@ void CpuOps::project_all(std::span<const Target> targets, Slot x) {
             prepare_activations(lead, x, row0, n);
             run_parallel(threads_, [&](int32_t index, int32_t total) {
                 const int64_t begin = cut(int64_t(cost), index, total), end = cut(int64_t(cost), index + 1, total);
-                int64_t base = 0;   // cost of the targets before
+                int64_t base = 0;  // cost of the targets before
                 for (const Target& target : group) {
                     const int64_t tile_cost = int64_t(target.matrix->tile_cost);
                     // A tile belongs to the thread in whose range it begins.
                     const auto tile_at = [&](int64_t at) {
-                        return int32_t(std::clamp<int64_t>((at - base + tile_cost - 1) / tile_cost, 0, target.matrix->n_tiles));
+                        return int32_t(
+                            std::clamp<int64_t>((at - base + tile_cost - 1) / tile_cost, 0, target.matrix->n_tiles));
                     };
                     product(target, x, row0, n, begin <= base ? 0 : tile_at(begin), end <= base ? 0 : tile_at(end));
                     base += tile_cost * target.matrix->n_tiles;
@@ -199,7 +212,8 @@ Activations CpuOps::norm_qkv(const ModelSpec& spec, const LayerSpec& layer, Acti
                               {&matrices[layer.v.id], Slot::qkv, q_width + kv_width, Store::set}};
     project_all(targets, Slot::normed);
     if (layer.q_norm.kind != NormSpec::none) head_norm(layer.q_norm, Slot::qkv, 0, spec.n_heads, spec.head_dim);
-    if (layer.k_norm.kind != NormSpec::none) head_norm(layer.k_norm, Slot::qkv, q_width, spec.n_kv_heads, spec.head_dim);
+    if (layer.k_norm.kind != NormSpec::none)
+        head_norm(layer.k_norm, Slot::qkv, q_width, spec.n_kv_heads, spec.head_dim);
     return handle(Slot::qkv);
 }
 
@@ -215,11 +229,13 @@ Activations CpuOps::gate_up_act(const ModelSpec& spec, const LayerSpec& layer, A
         const int32_t n = std::min(batch, n_rows_ - row0);
         prepare_activations(gate, Slot::normed, row0, n);
         run_parallel(threads_, [&](int32_t index, int32_t total) {
-            const int32_t tile0 = int32_t(cut(gate.n_tiles, index, total)), tile1 = int32_t(cut(gate.n_tiles, index + 1, total));
+            const int32_t tile0 = int32_t(cut(gate.n_tiles, index, total)),
+                          tile1 = int32_t(cut(gate.n_tiles, index + 1, total));
             product(gates, Slot::normed, row0, n, tile0, tile1);
             product(ups, Slot::normed, row0, n, tile0, tile1);
             const int32_t column = tile0 * tile_columns, width = std::min(tile1 * tile_columns, gate.n) - column;
-            for (int32_t r = row0; r < row0 + n; ++r) table_.silu_mul(row(Slot::gate, r) + column, row(Slot::up, r) + column, width);
+            for (int32_t r = row0; r < row0 + n; ++r)
+                table_.silu_mul(row(Slot::gate, r) + column, row(Slot::up, r) + column, width);
         });
     }
     return handle(Slot::gate);
@@ -239,9 +255,11 @@ void CpuOps::head_norm(const NormSpec& norm, Slot x, int32_t column, int32_t n_h
 void CpuOps::rope(const RopeSpec& rope, Slot x, int32_t column, int32_t n_heads, int32_t head_dim) {
     const size_t index = size_t(&rope - spec_->ropes.data());
     for_rows(rows(x), [&](int32_t r) {
-        const float* cosine = reinterpret_cast<const float*>(scratch_ + plan_.angles) + (index * size_t(n_rows_) + size_t(r)) * plan_.angles_ld * 2;
+        const float* cosine = reinterpret_cast<const float*>(scratch_ + plan_.angles) +
+                              (index * size_t(n_rows_) + size_t(r)) * plan_.angles_ld * 2;
         for (int32_t h = 0; h < n_heads; ++h) {
-            table_.rotate(row(x, r) + column + h * head_dim, cosine, cosine + plan_.angles_ld, int32_t(rope.inv_freq.size()));
+            table_.rotate(row(x, r) + column + h * head_dim, cosine, cosine + plan_.angles_ld,
+                          int32_t(rope.inv_freq.size()));
         }
     });
 }
@@ -251,7 +269,8 @@ KvView CpuOps::kv_view(int32_t layer, int32_t head, int32_t sequence) const {
     const KvSpec& spec = kv_->spec;
     const uint64_t element = spec.type == KvSpec::f16 ? 2 : 4;
     const uint64_t head_elements = uint64_t(spec.block_tokens) * uint64_t(kv_->head_dim);
-    const uint64_t block_stride = head_elements * uint64_t(kv_->n_kv_heads), half = block_stride * uint64_t(spec.n_blocks);
+    const uint64_t block_stride = head_elements * uint64_t(kv_->n_kv_heads),
+                   half = block_stride * uint64_t(spec.n_blocks);
     const uint64_t at = uint64_t(layer) * 2 * half + uint64_t(head) * head_elements;
     return {kv_->memory.data() + at * element,
             kv_->memory.data() + (at + half) * element,
@@ -276,8 +295,10 @@ void CpuOps::append(const ModelSpec& spec, int32_t layer, Slot qkv) {
                 table_.to_half(key, dim, const_cast<uint16_t*>(static_cast<const uint16_t*>(view.keys)) + at);
                 table_.to_half(value, dim, const_cast<uint16_t*>(static_cast<const uint16_t*>(view.values)) + at);
             } else {
-                std::memcpy(const_cast<float*>(static_cast<const float*>(view.keys)) + at, key, size_t(dim) * sizeof(float));
-                std::memcpy(const_cast<float*>(static_cast<const float*>(view.values)) + at, value, size_t(dim) * sizeof(float));
+                std::memcpy(const_cast<float*>(static_cast<const float*>(view.keys)) + at, key,
+                            size_t(dim) * sizeof(float));
+                std::memcpy(const_cast<float*>(static_cast<const float*>(view.values)) + at, value,
+                            size_t(dim) * sizeof(float));
             }
         }
     });
@@ -285,7 +306,9 @@ void CpuOps::append(const ModelSpec& spec, int32_t layer, Slot qkv) {
 
 void CpuOps::attend(const ModelSpec& spec, const LayerSpec& layer, int32_t index, Slot qkv, Slot out) {
     const int32_t dim = spec.head_dim, group = spec.n_heads / spec.n_kv_heads;
-    const auto first_key = [&](int32_t position) { return layer.window > 0 ? std::max(0, position - layer.window + 1) : 0; };
+    const auto first_key = [&](int32_t position) {
+        return layer.window > 0 ? std::max(0, position - layer.window + 1) : 0;
+    };
     // Threads split the query heads of all rows by their number of keys; what one computes depends on neither.
     const auto row_cost = [&](int32_t r) {
         const int32_t position = step_->rows[size_t(r)].position;
@@ -300,7 +323,9 @@ void CpuOps::attend(const ModelSpec& spec, const LayerSpec& layer, int32_t index
         for (int32_t r = 0; r < n_rows_; ++r) {
             const int64_t cost = row_cost(r);
             // A head belongs to the thread in whose range it begins.
-            const auto head_at = [&](int64_t at) { return int32_t(std::clamp<int64_t>((at - base + cost - 1) / cost, 0, spec.n_heads)); };
+            const auto head_at = [&](int64_t at) {
+                return int32_t(std::clamp<int64_t>((at - base + cost - 1) / cost, 0, spec.n_heads));
+            };
             const int32_t head1 = end <= base ? 0 : head_at(end);
             const Row& token = step_->rows[size_t(r)];
             for (int32_t h = begin <= base ? 0 : head_at(begin); h < head1;) {
@@ -322,7 +347,8 @@ void CpuOps::gated(Activation, Slot gate, Slot up, int32_t width) {
 
 void CpuOps::select(Slot x, std::span<const Wanted> wanted, int32_t width, Slot out) {
     n_wanted_ = int32_t(wanted.size());
-    for (int32_t i = 0; i < n_wanted_; ++i) std::memcpy(row(out, i), row(x, wanted[size_t(i)].row), size_t(width) * sizeof(float));
+    for (int32_t i = 0; i < n_wanted_; ++i)
+        std::memcpy(row(out, i), row(x, wanted[size_t(i)].row), size_t(width) * sizeof(float));
 }
 
 void CpuOps::emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) {
@@ -335,7 +361,8 @@ void CpuOps::emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, 
         for (int32_t i = 0; i < n_wanted_; ++i) one(i);
     } else {
         run_parallel(threads_, [&](int32_t index, int32_t total) {
-            for (int64_t i = cut(n_wanted_, index, total), end = cut(n_wanted_, index + 1, total); i < end; ++i) one(int32_t(i));
+            for (int64_t i = cut(n_wanted_, index, total), end = cut(n_wanted_, index + 1, total); i < end; ++i)
+                one(int32_t(i));
         });
     }
     for (int32_t i = 0; i < n_wanted_; ++i) {

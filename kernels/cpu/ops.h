@@ -13,18 +13,18 @@ namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cpu {
 
-constexpr int32_t wanted_block = 32;   // rows of logits that lie in the scratch at once
+constexpr int32_t wanted_block = 32;  // rows of logits that lie in the scratch at once
 
 /// Where everything lies in the scratch, from shapes alone.
 struct ScratchPlan {
     struct Part {
         uint64_t offset = 0;
-        int64_t ld = 0;       // floats
+        int64_t ld = 0;  // floats
     };
     Part slots[size_t(Slot::count)];
-    uint64_t angles = 0, angles_ld = 0;        // per rope and row: cosines, then sines, angles_ld floats each
+    uint64_t angles = 0, angles_ld = 0;  // per rope and row: cosines, then sines, angles_ld floats each
     uint64_t activations = 0, activation_bytes = 0;
-    uint64_t scores = 0, scores_ld = 0;        // per thread
+    uint64_t scores = 0, scores_ld = 0;  // per thread
     uint64_t total = 0;
 
     ScratchPlan() = default;
@@ -91,7 +91,7 @@ class CpuOps final : public BlockOps {
     KvView kv_view(int32_t layer, int32_t head, int32_t sequence) const;
 
     template <class Work>
-    void for_rows(int32_t rows, Work&& work);   // work(row), in parallel where there are enough
+    void for_rows(int32_t rows, Work&& work);  // work(row), in parallel where there are enough
 
     float* row(Slot slot, int64_t r) const;
     int32_t rows(Slot slot) const { return slot == Slot::wanted || slot == Slot::logits ? n_wanted_ : n_rows_; }

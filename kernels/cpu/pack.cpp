@@ -36,7 +36,7 @@ struct QuantLayout {
             const uint64_t group_chunks = round_up(count_of(group.rows), chunk_rows) / chunk_rows;
             chunks += group_chunks;
             tile_bytes += group_chunks * count_of(packed_bits(group.bits)) * chunk_bytes_per_bit;
-            if (group.rows % chunk_rows && g + 1 < shape.groups.size()) gathers = true;   // padding between rows
+            if (group.rows % chunk_rows && g + 1 < shape.groups.size()) gathers = true;  // padding between rows
             if (packed_bits(group.bits) != bits) ++n_sections;
             bits = packed_bits(group.bits);
         }
@@ -53,7 +53,8 @@ struct QuantLayout {
 };
 
 uint64_t dense_rows_bytes(const MatrixShape& shape) {
-    return round_64(saturating_mul(saturating_mul(count_of(shape.in_features), count_of(shape.out_features)), element_bytes(shape.dtype)));
+    return round_64(saturating_mul(saturating_mul(count_of(shape.in_features), count_of(shape.out_features)),
+                                   element_bytes(shape.dtype)));
 }
 
 Status exhausted(uint64_t bytes) {
@@ -81,16 +82,16 @@ class Allocation {
 };
 
 // Chunks chunk0 .. of one group from `rows` rows of codes (rows, N); false if a code does not fit its width.
-bool pack_rows(const QuantSource& source, const QuantView& view, int32_t group, const uint8_t* codes, int32_t rows, int32_t source_bits,
-               int32_t bits, uint64_t offset, int32_t tile0, int32_t tile1, uint8_t* memory) {
+bool pack_rows(const QuantSource& source, const QuantView& view, int32_t group, const uint8_t* codes, int32_t rows,
+               int32_t source_bits, int32_t bits, uint64_t offset, int32_t tile0, int32_t tile1, uint8_t* memory) {
     uint32_t all = 0;
     for (int32_t tile = tile0; tile < tile1; ++tile) {
         const int32_t column0 = tile * tile_columns, columns = std::min(tile_columns, view.n - column0);
-        uint8_t pad[tile_columns];   // decodes to zero
+        uint8_t pad[tile_columns];  // decodes to zero
         for (int32_t c = 0; c < tile_columns; ++c) {
             const int32_t zero = source.zeros.empty() ? 1 << (source_bits - 1)
-                                 : c < columns        ? source.zeros[size_t(group) * size_t(view.n) + size_t(column0 + c)]
-                                                      : 0;
+                                 : c < columns ? source.zeros[size_t(group) * size_t(view.n) + size_t(column0 + c)]
+                                               : 0;
             pad[c] = uint8_t(std::min(zero, (1 << bits) - 1));
         }
         uint8_t* to = memory + uint64_t(tile) * view.tile_bytes + offset;
@@ -133,7 +134,8 @@ Status pack_codes(const QuantSource& source, const QuantView& view, int32_t thre
             const int32_t count = view.n_tiles >= 4 * threads ? threads : 1;
             run_parallel(count, [&](int32_t index, int32_t total) {
                 const auto cut = [&](int32_t i) { return int32_t(int64_t(view.n_tiles) * i / total); };
-                if (!pack_rows(source, view, int32_t(g), codes.data(), rows, group.bits, bits, offset, cut(index), cut(index + 1), memory)) {
+                if (!pack_rows(source, view, int32_t(g), codes.data(), rows, group.bits, bits, offset, cut(index),
+                               cut(index + 1), memory)) {
                     fits.store(false, std::memory_order_relaxed);
                 }
             });
@@ -218,8 +220,18 @@ Status pack_quant(const QuantSource& source, int32_t threads, Arena& arena, Pack
     matrix.quantised = true;
     matrix.gather = gather;
     matrix.tile_cost = layout.tile_bytes + layout.chunks * 64;
-    matrix.quant = {memory,        scales,   zeros, bias, records, sections, int32_t(groups), int32_t(layout.n_sections), matrix.n,
-                    matrix.n_tiles, int32_t(layout.chunks), layout.tile_bytes};
+    matrix.quant = {memory,
+                    scales,
+                    zeros,
+                    bias,
+                    records,
+                    sections,
+                    int32_t(groups),
+                    int32_t(layout.n_sections),
+                    matrix.n,
+                    matrix.n_tiles,
+                    int32_t(layout.chunks),
+                    layout.tile_bytes};
     if (Status status = pack_codes(source, matrix.quant, threads, memory); !status.ok()) return status;
     allocation.keep();
     *out = matrix;
@@ -238,13 +250,16 @@ Status pack_dense(const DenseSource& source, Arena& arena, PackedMatrix* out) {
     const int32_t piece = int32_t(std::clamp<uint64_t>((uint64_t(4) << 20) / row_bytes, 1, 1 << 20));
     for (int32_t row = 0; row < source.out_features; row += piece) {
         const int32_t rows = std::min(piece, source.out_features - row);
-        if (Status status = source.read_rows(row, rows, memory + uint64_t(row) * row_bytes); !status.ok()) return status;
+        if (Status status = source.read_rows(row, rows, memory + uint64_t(row) * row_bytes); !status.ok())
+            return status;
     }
     PackedMatrix matrix;
     matrix.k = source.in_features;
     matrix.n = source.out_features;
     matrix.n_tiles = (matrix.n + tile_columns - 1) / tile_columns;
-    const DenseType type = source.dtype == DType::f32 ? DenseType::f32 : source.dtype == DType::f16 ? DenseType::f16 : DenseType::bf16;
+    const DenseType type = source.dtype == DType::f32   ? DenseType::f32
+                           : source.dtype == DType::f16 ? DenseType::f16
+                                                        : DenseType::bf16;
     matrix.dense = {memory, bias, matrix.k, matrix.n, type};
     matrix.tile_cost = tile_columns * row_bytes;
     allocation.keep();

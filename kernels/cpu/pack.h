@@ -17,9 +17,9 @@ struct PackedMatrix {
     bool quantised = false;
     QuantView quant{};
     DenseView dense{};
-    const int32_t* gather = nullptr;   // (32 * chunks) input row of each sorted row, -1 = padding; null = in order
-    uint64_t tile_cost = 0;            // what a tile costs, for the split among threads
-    uint32_t order = 0;                // equal where k, chunks and gather are equal: activations are prepared once
+    const int32_t* gather = nullptr;  // (32 * chunks) input row of each sorted row, -1 = padding; null = in order
+    uint64_t tile_cost = 0;           // what a tile costs, for the split among threads
+    uint32_t order = 0;               // equal where k, chunks and gather are equal: activations are prepared once
 };
 
 /// What the packed matrix takes in the arena, from its shape alone; saturates.

@@ -13,7 +13,8 @@ void from_half(const uint16_t* x, int32_t n, float* out) {
 
 void to_half(const float* x, int32_t n, uint16_t* out) {
     // Saturates: one value beyond FP16's range must not make a whole head NaN.
-    for (int32_t i = 0; i < n; ++i) out[i] = f32_to_f16(x[i] > 65504.0f ? 65504.0f : x[i] < -65504.0f ? -65504.0f : x[i]);
+    for (int32_t i = 0; i < n; ++i)
+        out[i] = f32_to_f16(x[i] > 65504.0f ? 65504.0f : x[i] < -65504.0f ? -65504.0f : x[i]);
 }
 
 }  // namespace
@@ -29,7 +30,7 @@ inline namespace QP_KERNELS_NS {
 namespace cpu {
 namespace {
 
-constexpr int32_t row_block = 64;   // rows that share one unpacking; their sums live on the stack
+constexpr int32_t row_block = 64;  // rows that share one unpacking; their sums live on the stack
 
 inline void store_tile(const QuantView& w, int32_t tile, const float* sums, float* out, Store store) {
     const int32_t column0 = tile * tile_columns;
@@ -40,7 +41,8 @@ inline void store_tile(const QuantView& w, int32_t tile, const float* sums, floa
     }
 }
 
-void product_block(const QuantView& w, const ActView& x, int32_t row0, int32_t rows, int32_t tile, float* out, int64_t ld, Store store) {
+void product_block(const QuantView& w, const ActView& x, int32_t row0, int32_t rows, int32_t tile, float* out,
+                   int64_t ld, Store store) {
     float total[row_block][tile_columns] = {};
     for (int32_t s = 0; s < w.n_sections; ++s) {
         const Section& section = w.sections[s];
@@ -74,7 +76,8 @@ void product_block(const QuantView& w, const ActView& x, int32_t row0, int32_t r
     for (int32_t r = 0; r < rows; ++r) store_tile(w, tile, total[r], out + int64_t(row0 + r) * ld, store);
 }
 
-void product(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out, int64_t ld, Store store) {
+void product(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out, int64_t ld,
+             Store store) {
     for (int32_t row0 = 0; row0 < rows; row0 += row_block) {
         const int32_t n = rows - row0 < row_block ? rows - row0 : row_block;
         for (int32_t tile = tile0; tile < tile1; ++tile) product_block(w, x, row0, n, tile, out, ld, store);
@@ -82,7 +85,8 @@ void product(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, 
 }
 
 // Four running sums per column, by row modulo 4, folded at the end.
-void exact_block(const QuantView& w, const ActView& x, int32_t row0, int32_t rows, int32_t tile, float* out, int64_t ld, Store store) {
+void exact_block(const QuantView& w, const ActView& x, int32_t row0, int32_t rows, int32_t tile, float* out, int64_t ld,
+                 Store store) {
     float sums[row_block][4][tile_columns] = {};
     for (int32_t s = 0; s < w.n_sections; ++s) {
         const Section& section = w.sections[s];
@@ -98,7 +102,8 @@ void exact_block(const QuantView& w, const ActView& x, int32_t row0, int32_t row
                 for (int32_t k = 0; k < chunk_rows; ++k) {
                     for (int32_t c = 0; c < tile_columns; ++c) {
                         const int32_t zero = w.zeros ? w.zeros[at + c] : w.groups[g].zero;
-                        weight[k][c] = f16_to_f32(f32_to_f16(f16_to_f32(w.scales[at + c]) * float(int32_t(code[k][c]) - zero)));
+                        weight[k][c] =
+                            f16_to_f32(f32_to_f16(f16_to_f32(w.scales[at + c]) * float(int32_t(code[k][c]) - zero)));
                     }
                 }
                 for (int32_t r = 0; r < rows; ++r) {
@@ -112,12 +117,14 @@ void exact_block(const QuantView& w, const ActView& x, int32_t row0, int32_t row
     }
     for (int32_t r = 0; r < rows; ++r) {
         float total[tile_columns];
-        for (int32_t c = 0; c < tile_columns; ++c) total[c] = (sums[r][0][c] + sums[r][1][c]) + (sums[r][2][c] + sums[r][3][c]);
+        for (int32_t c = 0; c < tile_columns; ++c)
+            total[c] = (sums[r][0][c] + sums[r][1][c]) + (sums[r][2][c] + sums[r][3][c]);
         store_tile(w, tile, total, out + int64_t(row0 + r) * ld, store);
     }
 }
 
-void product_exact(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out, int64_t ld, Store store) {
+void product_exact(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out,
+                   int64_t ld, Store store) {
     for (int32_t row0 = 0; row0 < rows; row0 += row_block) {
         const int32_t n = rows - row0 < row_block ? rows - row0 : row_block;
         for (int32_t tile = tile0; tile < tile1; ++tile) exact_block(w, x, row0, n, tile, out, ld, store);
@@ -125,8 +132,8 @@ void product_exact(const QuantView& w, const ActView& x, int32_t rows, int32_t t
 }
 
 template <class Load>
-void dense_columns(const DenseView& w, Load load, const float* x, int64_t ldx, int32_t rows, int32_t n0, int32_t n1, float* out, int64_t ld,
-                   Store store) {
+void dense_columns(const DenseView& w, Load load, const float* x, int64_t ldx, int32_t rows, int32_t n0, int32_t n1,
+                   float* out, int64_t ld, Store store) {
     for (int32_t n = n0; n < n1; ++n) {
         for (int32_t r = 0; r < rows; ++r) {
             const float* row = x + r * ldx;
@@ -142,22 +149,26 @@ void dense_columns(const DenseView& w, Load load, const float* x, int64_t ldx, i
     }
 }
 
-void dense(const DenseView& w, const float* x, int64_t ldx, int32_t rows, int32_t n0, int32_t n1, float* out, int64_t ld, Store store) {
+void dense(const DenseView& w, const float* x, int64_t ldx, int32_t rows, int32_t n0, int32_t n1, float* out,
+           int64_t ld, Store store) {
     const auto* f32 = static_cast<const float*>(w.rows);
     const auto* u16 = static_cast<const uint16_t*>(w.rows);
     if (w.type == DenseType::f32) {
-        dense_columns(w, [=](int64_t i) { return f32[i]; }, x, ldx, rows, n0, n1, out, ld, store);
+        dense_columns(
+            w, [=](int64_t i) { return f32[i]; }, x, ldx, rows, n0, n1, out, ld, store);
     } else if (w.type == DenseType::f16) {
-        dense_columns(w, [=](int64_t i) { return f16_to_f32(u16[i]); }, x, ldx, rows, n0, n1, out, ld, store);
+        dense_columns(
+            w, [=](int64_t i) { return f16_to_f32(u16[i]); }, x, ldx, rows, n0, n1, out, ld, store);
     } else {
-        dense_columns(w, [=](int64_t i) { return bf16_to_f32(u16[i]); }, x, ldx, rows, n0, n1, out, ld, store);
+        dense_columns(
+            w, [=](int64_t i) { return bf16_to_f32(u16[i]); }, x, ldx, rows, n0, n1, out, ld, store);
     }
 }
 
 }  // namespace
 
 const Table& portable_table() {
-    static constexpr Table table = {"portable", quantize, sort_values, product,   product_exact, dense, rms_norm,
+    static constexpr Table table = {"portable", quantize, sort_values, product,   product_exact, dense,  rms_norm,
                                     rotate,     silu_mul, to_half,     from_half, attend,        log_sum};
     return table;
 }

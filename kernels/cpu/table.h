@@ -1,7 +1,7 @@
 // One instruction set of the CPU: a table of functions. Another instruction set is one more file with one more table.
 //
-// All tables give the same bits: integer sums are exact, floating-point sums have one written order, products are rounded before they are
-// added. Layouts: layout.h. Strides ("ld") are in elements.
+// All tables give the same bits: integer sums are exact, floating-point sums have one written order, products are
+// rounded before they are added. Layouts: layout.h. Strides ("ld") are in elements.
 #pragma once
 
 #include <cstdint>
@@ -15,28 +15,31 @@ namespace cpu {
 
 /// The keys or values of one layer and one KV head, by blocks of tokens.
 struct KvView {
-    const void* keys;          // block b at keys + b * block_stride, (block_tokens, head_dim) each
+    const void* keys;  // block b at keys + b * block_stride, (block_tokens, head_dim) each
     const void* values;
-    const int32_t* blocks;     // of the sequence
-    uint64_t block_stride;     // elements
+    const int32_t* blocks;  // of the sequence
+    uint64_t block_stride;  // elements
     int32_t block_tokens, head_dim;
-    bool half;                 // FP16, else FP32
+    bool half;  // FP16, else FP32
 };
 
 struct Table {
     const char* name;
 
-    /// x (K) -> one of `rows` rows of an ActView; gather (32 * chunks): the input of each sorted row, -1 = padding; null = in order, padded at
-    /// the end. The pointers are those of the row's first chunk.
-    void (*quantize)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, int16_t* q, float* scale, int32_t* sum);
+    /// x (K) -> one of `rows` rows of an ActView; gather (32 * chunks): the input of each sorted row, -1 = padding;
+    /// null = in order, padded at the end. The pointers are those of the row's first chunk.
+    void (*quantize)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, int16_t* q,
+                     float* scale, int32_t* sum);
     void (*sort_values)(const float* x, const int32_t* gather, int32_t k, int32_t chunks, int32_t rows, float* value);
 
     /// out (rows, ld): columns 16*tile0 .. of tiles tile0 .. tile1-1, x W + bias. Standard and exact compute.
-    void (*product)(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out, int64_t ld, Store store);
-    void (*product_exact)(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out, int64_t ld,
-                          Store store);
+    void (*product)(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out,
+                    int64_t ld, Store store);
+    void (*product_exact)(const QuantView& w, const ActView& x, int32_t rows, int32_t tile0, int32_t tile1, float* out,
+                          int64_t ld, Store store);
     /// Columns n0 .. n1-1 of x W + bias; x (rows, ldx).
-    void (*dense)(const DenseView& w, const float* x, int64_t ldx, int32_t rows, int32_t n0, int32_t n1, float* out, int64_t ld, Store store);
+    void (*dense)(const DenseView& w, const float* x, int64_t ldx, int32_t rows, int32_t n0, int32_t n1, float* out,
+                  int64_t ld, Store store);
 
     /// out = weight * x / sqrt(mean(x^2) + eps); may be in place.
     void (*rms_norm)(const float* x, const float* weight, int32_t n, float eps, float* out);
@@ -44,12 +47,13 @@ struct Table {
     void (*rotate)(float* x, const float* cosine, const float* sine, int32_t half);
     /// gate = silu(gate) * up.
     void (*silu_mul)(float* gate, const float* up, int32_t n);
-    void (*to_half)(const float* x, int32_t n, uint16_t* out);   // saturates at +-65504
+    void (*to_half)(const float* x, int32_t n, uint16_t* out);  // saturates at +-65504
     void (*from_half)(const uint16_t* x, int32_t n, float* out);
 
-    /// n_heads queries (n_heads, head_dim) of one token against keys first .. last of their KV head; out (n_heads, head_dim).
-    /// scores (n_heads, last - first + 1): working space.
-    void (*attend)(const KvView& kv, const float* q, int32_t n_heads, float scale, int32_t first, int32_t last, float* scores, float* out);
+    /// n_heads queries (n_heads, head_dim) of one token against keys first .. last of their KV head; out (n_heads,
+    /// head_dim). scores (n_heads, last - first + 1): working space.
+    void (*attend)(const KvView& kv, const float* q, int32_t n_heads, float scale, int32_t first, int32_t last,
+                   float* scores, float* out);
 
     /// The largest logit (ties: the lowest index) and ln(sum(exp(logits))).
     void (*log_sum)(const float* logits, int32_t n, int32_t* argmax, double* log_sum);
@@ -57,7 +61,7 @@ struct Table {
 
 const Table& portable_table();
 #if defined(__x86_64__)
-const Table& avx2_table();   // only where the processor has AVX2 and F16C
+const Table& avx2_table();  // only where the processor has AVX2 and F16C
 #endif
 
 /// The table that QUANTPLUG_CPU names, or the machine's best; null and a sentence in `error` where it cannot be had.

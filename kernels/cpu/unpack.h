@@ -8,7 +8,7 @@ inline namespace QP_KERNELS_NS {
 namespace cpu {
 namespace {
 
-constexpr int32_t quad_byte[4] = {0, 2, 1, 3};   // row 4q + i lies in this byte of the column's word
+constexpr int32_t quad_byte[4] = {0, 2, 1, 3};  // row 4q + i lies in this byte of the column's word
 
 // The code of row k, column c of a chunk.
 [[maybe_unused]] inline int32_t chunk_code(const uint8_t* planes, int32_t bits, int32_t k, int32_t c) {
@@ -33,11 +33,11 @@ constexpr int32_t quad_byte[4] = {0, 2, 1, 3};   // row 4q + i lies in this byte
 }
 
 // The four rows of quad q as one word per column, shifted right by `from` and masked, then left by `to`.
-[[maybe_unused]] inline void quad_words(const uint8_t code[chunk_rows][tile_columns], int32_t q, int32_t from, uint32_t mask, int32_t to,
-                                        uint32_t word[tile_columns]) {
+[[maybe_unused]] inline void quad_words(const uint8_t code[chunk_rows][tile_columns], int32_t q, int32_t from,
+                                        uint32_t mask, int32_t to, uint32_t word[tile_columns]) {
     for (int32_t c = 0; c < tile_columns; ++c) {
-        const uint32_t bytes = uint32_t(code[4 * q][c]) | uint32_t(code[4 * q + 1][c]) << 16 | uint32_t(code[4 * q + 2][c]) << 8 |
-                               uint32_t(code[4 * q + 3][c]) << 24;
+        const uint32_t bytes = uint32_t(code[4 * q][c]) | uint32_t(code[4 * q + 1][c]) << 16 |
+                               uint32_t(code[4 * q + 2][c]) << 8 | uint32_t(code[4 * q + 3][c]) << 24;
         word[c] |= ((bytes >> from) & (mask * 0x01010101u)) << to;
     }
 }

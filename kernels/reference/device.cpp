@@ -1,4 +1,5 @@
-// The reference: plain loops in double precision over decoded weights, straight from the formulas. No packing, no fusion, no threads.
+// The reference: plain loops in double precision over decoded weights, straight from the formulas. No packing, no
+// fusion, no threads.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -19,8 +20,8 @@ namespace {
 
 struct PlainMatrix {
     int32_t k = 0, n = 0;
-    std::vector<float> weights;   // (N, K)
-    std::vector<float> bias;      // (N), or empty
+    std::vector<float> weights;  // (N, K)
+    std::vector<float> bias;     // (N), or empty
 };
 
 struct PlainKv {
@@ -29,13 +30,14 @@ struct PlainKv {
     std::vector<double> keys, values;  // (layer, block, token, width)
 
     size_t at(int32_t layer, int32_t block, int32_t offset) const {
-        return ((size_t(layer) * size_t(spec.n_blocks) + size_t(block)) * size_t(spec.block_tokens) + size_t(offset)) * size_t(width);
+        return ((size_t(layer) * size_t(spec.n_blocks) + size_t(block)) * size_t(spec.block_tokens) + size_t(offset)) *
+               size_t(width);
     }
 };
 
 struct PlainSlot {
     int32_t width = 0;
-    std::vector<double> values;   // (rows, width)
+    std::vector<double> values;  // (rows, width)
 };
 
 class ReferenceOps final : public BlockOps {
@@ -135,7 +137,8 @@ class ReferenceOps final : public BlockOps {
         }
     }
     int32_t block_of(const Row& token, int32_t position) const {
-        return step_->block_table[size_t(token.sequence) * size_t(step_->max_blocks) + size_t(position / kv_->spec.block_tokens)];
+        return step_->block_table[size_t(token.sequence) * size_t(step_->max_blocks) +
+                                  size_t(position / kv_->spec.block_tokens)];
     }
     void append(const ModelSpec& spec, int32_t layer, Slot qkv) override {
         for (int32_t r = 0; r < rows(qkv); ++r) {
@@ -158,7 +161,8 @@ class ReferenceOps final : public BlockOps {
                 double* to = row(out, r) + h * dim;
                 p.clear();
                 for (int32_t t = first; t <= token.position; ++t) {
-                    const double* key = kv_->keys.data() + kv_->at(index, block_of(token, t), t % kv_->spec.block_tokens) + kv_column;
+                    const double* key =
+                        kv_->keys.data() + kv_->at(index, block_of(token, t), t % kv_->spec.block_tokens) + kv_column;
                     double dot = 0;
                     for (int32_t d = 0; d < dim; ++d) dot += q[d] * key[d];
                     p.push_back(dot * double(spec.attention_scale));
@@ -168,7 +172,8 @@ class ReferenceOps final : public BlockOps {
                 for (double& value : p) sum += value = std::exp(value - largest);
                 std::fill(to, to + dim, 0.0);
                 for (int32_t t = first; t <= token.position; ++t) {
-                    const double* value = kv_->values.data() + kv_->at(index, block_of(token, t), t % kv_->spec.block_tokens) + kv_column;
+                    const double* value =
+                        kv_->values.data() + kv_->at(index, block_of(token, t), t % kv_->spec.block_tokens) + kv_column;
                     for (int32_t d = 0; d < dim; ++d) to[d] += p[size_t(t - first)] / sum * value[d];
                 }
             }
@@ -187,7 +192,7 @@ class ReferenceOps final : public BlockOps {
     }
     void emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) override {
         for (int32_t i = 0; i < n_wanted_; ++i) {
-            const double *z = row(logits, i), *best = std::max_element(z, z + n_vocab);   // the first of equals
+            const double *z = row(logits, i), *best = std::max_element(z, z + n_vocab);  // the first of equals
             if (wanted[size_t(i)].what == Wanted::logits) {
                 result->values.insert(result->values.end(), z, z + n_vocab);
                 continue;
@@ -222,9 +227,11 @@ class ReferenceDevice final : public Device, private Handles {
     uint64_t scratch_bytes(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted) const override {
         const uint64_t q_width = saturating_mul(count_of(spec.n_heads), count_of(spec.head_dim));
         const uint64_t kv_width = saturating_mul(count_of(spec.n_kv_heads), count_of(spec.head_dim));
-        const uint64_t per_row = 2 * count_of(spec.hidden_size) + 2 * count_of(spec.intermediate_size) + 2 * q_width + 2 * kv_width;
+        const uint64_t per_row =
+            2 * count_of(spec.hidden_size) + 2 * count_of(spec.intermediate_size) + 2 * q_width + 2 * kv_width;
         const uint64_t per_wanted = count_of(spec.hidden_size) + count_of(spec.n_vocab);
-        return saturating_mul(saturating_add(saturating_mul(per_row, count_of(max_rows)), saturating_mul(per_wanted, count_of(max_wanted))),
+        return saturating_mul(saturating_add(saturating_mul(per_row, count_of(max_rows)),
+                                             saturating_mul(per_wanted, count_of(max_wanted))),
                               sizeof(double));
     }
     MemoryUse memory() const override {
@@ -255,10 +262,12 @@ class ReferenceDevice final : public Device, private Handles {
             const size_t count = size_t(source.in_features) * size_t(source.out_features);
             PlainMatrix matrix{source.in_features, source.out_features, std::vector<float>(count), source.bias};
             if (source.dtype == DType::f32) {
-                if (Status status = source.read_rows(0, source.out_features, matrix.weights.data()); !status.ok()) return status;
+                if (Status status = source.read_rows(0, source.out_features, matrix.weights.data()); !status.ok())
+                    return status;
             } else {
                 std::vector<uint16_t> stored(count);
-                if (Status status = source.read_rows(0, source.out_features, stored.data()); !status.ok()) return status;
+                if (Status status = source.read_rows(0, source.out_features, stored.data()); !status.ok())
+                    return status;
                 std::transform(stored.begin(), stored.end(), matrix.weights.begin(),
                                [&](uint16_t v) { return source.dtype == DType::f16 ? f16_to_f32(v) : bf16_to_f32(v); });
             }
@@ -278,8 +287,9 @@ class ReferenceDevice final : public Device, private Handles {
             if (max_rows_) return Status::error(failed_precondition, "the device is prepared already");
             if (Status status = check_dimensions(spec); !status.ok()) return status;
             if (max_rows < 1 || max_rows > max_step_rows || max_wanted < 0 || max_wanted > max_step_rows) {
-                return Status::error(invalid_argument, "steps of " + std::to_string(max_rows) + " rows with " + std::to_string(max_wanted) +
-                                                           " wanted are outside 1.." + std::to_string(max_step_rows));
+                return Status::error(invalid_argument, "steps of " + std::to_string(max_rows) + " rows with " +
+                                                           std::to_string(max_wanted) + " wanted are outside 1.." +
+                                                           std::to_string(max_step_rows));
             }
             ops_.prepare(spec, max_rows, max_wanted);
             scratch_ = scratch_bytes(spec, max_rows, max_wanted);
@@ -304,7 +314,9 @@ class ReferenceDevice final : public Device, private Handles {
         if (kv.id < kv_.size()) kv_[kv.id].reset();
     }
     Status truncate(Kv kv, std::span<const int32_t>, int32_t) override {
-        return kv.id < kv_.size() && kv_[kv.id] ? Status{} : Status::error(not_found, "there is no KV cache " + std::to_string(kv.id));
+        return kv.id < kv_.size() && kv_[kv.id]
+                   ? Status{}
+                   : Status::error(not_found, "there is no KV cache " + std::to_string(kv.id));
     }
     Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) override {
         result_ = {};
@@ -312,9 +324,11 @@ class ReferenceDevice final : public Device, private Handles {
         return {++ticket_};
     }
     Status wait(Ticket ticket, StepResult* out) override {
-        if (ticket.id != ticket_) return Status::error(not_found, "ticket " + std::to_string(ticket.id) + " is not waiting");
+        if (ticket.id != ticket_)
+            return Status::error(not_found, "ticket " + std::to_string(ticket.id) + " is not waiting");
         if (out) *out = std::move(result_);
-        return std::exchange(status_, Status::error(not_found, "ticket " + std::to_string(ticket.id) + " was given twice"));
+        return std::exchange(status_,
+                             Status::error(not_found, "ticket " + std::to_string(ticket.id) + " was given twice"));
     }
     bool finished(Ticket) override { return true; }
 
@@ -334,10 +348,12 @@ class ReferenceDevice final : public Device, private Handles {
         return {};
     }
     Status run(const ModelSpec& spec, const Step& step, const Walk& walk) {
-        if (!max_rows_) return Status::error(failed_precondition, "a step was submitted before the device was prepared");
+        if (!max_rows_)
+            return Status::error(failed_precondition, "a step was submitted before the device was prepared");
         if (Status status = check_model(spec, *this); !status.ok()) return status;
         if (scratch_bytes(spec, max_rows_, max_wanted_) != scratch_) {
-            return Status::error(failed_precondition, "a step's model has other dimensions than the one the device was prepared for");
+            return Status::error(failed_precondition,
+                                 "a step's model has other dimensions than the one the device was prepared for");
         }
         if (step.kv.id >= kv_.size() || !kv_[step.kv.id]) {
             return Status::error(not_found, "there is no KV cache " + std::to_string(step.kv.id));

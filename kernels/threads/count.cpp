@@ -33,20 +33,22 @@ std::string read_text(const std::string& path) {
     return text;
 }
 
-// Whole processors of a quota, 0 where there is none. Rounded down: a thread more than the quota is throttled with all the others.
+// Whole processors of a quota, 0 where there is none. Rounded down: a thread more than the quota is throttled with all
+// the others.
 int32_t processors(long long quota, long long period) {
     if (quota <= 0 || period <= 0) return 0;
     return int32_t(std::clamp<long long>(quota / period, 1, 1 << 20));
 }
 
 int32_t quota_v2(const std::string& folder) {
-    const std::string text = read_text(folder + "/cpu.max");   // "max 100000" or "150000 100000"
+    const std::string text = read_text(folder + "/cpu.max");  // "max 100000" or "150000 100000"
     long long quota = 0, period = 0;
     return std::sscanf(text.c_str(), "%lld %lld", &quota, &period) == 2 ? processors(quota, period) : 0;
 }
 
 int32_t quota_v1(const std::string& folder) {
-    const std::string quota = read_text(folder + "/cpu.cfs_quota_us"), period = read_text(folder + "/cpu.cfs_period_us");
+    const std::string quota = read_text(folder + "/cpu.cfs_quota_us"),
+                      period = read_text(folder + "/cpu.cfs_period_us");
     return quota.empty() || period.empty() ? 0 : processors(std::atoll(quota.c_str()), std::atoll(period.c_str()));
 }
 
@@ -67,7 +69,7 @@ int32_t smallest_quota(const std::string& root, std::string group, Quota quota) 
 
 int32_t physical_cores(const char* sys) {
     std::set<std::pair<long, long>> cores;
-    int missing = 0;   // in a row: offline processors leave gaps in the numbers
+    int missing = 0;  // in a row: offline processors leave gaps in the numbers
     for (int cpu = 0; missing < 64; ++cpu) {
         const std::string folder = std::string(sys) + "/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
         const std::string core = read_text(folder + "core_id");
@@ -85,7 +87,7 @@ int32_t cgroup_quota(const char* sys, const char* proc) {
     const std::string root = std::string(sys) + "/fs/cgroup";
     const std::string groups = read_text(std::string(proc) + "/self/cgroup");
     int32_t least = 0;
-    for (size_t begin = 0; begin < groups.size();) {   // lines "id:controllers:/path"
+    for (size_t begin = 0; begin < groups.size();) {  // lines "id:controllers:/path"
         const size_t end = std::min(groups.find('\n', begin), groups.size());
         const std::string line = groups.substr(begin, end - begin);
         begin = end + 1;

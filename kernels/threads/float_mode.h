@@ -1,4 +1,5 @@
-// The floating-point mode of every computing entry: nearest-even, denormals kept, exceptions masked, whatever the host has set.
+// The floating-point mode of every computing entry: nearest-even, denormals kept, exceptions masked, whatever the host
+// has set.
 #pragma once
 
 #include <cstdint>

@@ -68,7 +68,7 @@ class Pool {
         remaining_.store(uint32_t(helpers), std::memory_order_relaxed);
         for (int32_t i = 0; i < helpers; ++i) {
             Worker& worker = *workers_[size_t(i)];
-            worker.ticket.fetch_add(1, std::memory_order_seq_cst);   // publishes the region
+            worker.ticket.fetch_add(1, std::memory_order_seq_cst);  // publishes the region
             if (worker.parked.load(std::memory_order_seq_cst)) worker.ticket.notify_one();
         }
         work(context, 0, count);
@@ -98,7 +98,7 @@ class Pool {
                 std::thread([this, index, w = worker.get()] { serve(*w, index); }).detach();
                 workers_.push_back(std::move(worker));
             }
-        } catch (const std::system_error&) {   // no more threads
+        } catch (const std::system_error&) {  // no more threads
         } catch (const std::bad_alloc&) {
         }
         return int32_t(workers_.size());
@@ -135,7 +135,7 @@ void run_parallel(int32_t count, void (*work)(void*, int32_t, int32_t), void* co
         work(context, 0, 1);
         return;
     }
-    static Pool* const pool = new Pool;   // never destroyed: its workers outlive main
+    static Pool* const pool = new Pool;  // never destroyed: its workers outlive main
     pool->run(count, work, context);
 }
 

@@ -8,10 +8,12 @@
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 
-/// Runs work(context, index, count) for index 0 .. count-1 at once; index 0 on the calling thread. Returns when all are done.
-/// One parallel region at a time: calls from several threads queue. `count` may exceed the cores; where the system gives no more threads
-/// the calling thread does the missing indices' work itself, so `work` must not wait for another index. Not to be called from inside `work`.
-QP_KERNELS_API void run_parallel(int32_t count, void (*work)(void* context, int32_t index, int32_t count), void* context);
+/// Runs work(context, index, count) for index 0 .. count-1 at once; index 0 on the calling thread. Returns when all are
+/// done. One parallel region at a time: calls from several threads queue. `count` may exceed the cores; where the
+/// system gives no more threads the calling thread does the missing indices' work itself, so `work` must not wait for
+/// another index. Not to be called from inside `work`.
+QP_KERNELS_API void run_parallel(int32_t count, void (*work)(void* context, int32_t index, int32_t count),
+                                 void* context);
 
 /// The same for a callable work(index, count).
 template <class Work>

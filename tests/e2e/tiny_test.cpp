@@ -1,5 +1,5 @@
-// Tiny random models of every architecture against logits that transformers computed in FP32 (tests/data/tiny/make.py), and against
-// themselves: quantised, dequantised, in one pass and token by token.
+// Tiny random models of every architecture against logits that transformers computed in FP32 (tests/data/tiny/make.py),
+// and against themselves: quantised, dequantised, in one pass and token by token.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ fs::path folder_of(const std::string& name) { return data_dir() / "tiny" / name;
 
 struct Golden {
     std::vector<int32_t> ids;
-    std::vector<float> logits;   // (ids, n_vocab)
+    std::vector<float> logits;  // (ids, n_vocab)
 };
 
 Golden golden(const std::string& name) {
@@ -58,7 +58,8 @@ std::vector<float> logits_of(const Model& model, const std::vector<int32_t>& ids
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
     REQUIRE(a.size() == b.size());
     double worst = 0;
-    for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::isnan(a[i]) ? INFINITY : std::abs(double(a[i]) - double(b[i])));
+    for (size_t i = 0; i < a.size(); ++i)
+        worst = std::max(worst, std::isnan(a[i]) ? INFINITY : std::abs(double(a[i]) - double(b[i])));
     return worst;
 }
 
@@ -74,7 +75,8 @@ std::vector<float> log_softmax_rows(const std::vector<float>& logits, size_t n_v
 
 std::string quantised(const TempDir& dir, const std::string& name, const char* format) {
     const std::string out = (dir.path() / (name + "-" + format)).string();
-    json arguments = {{"in", folder_of(name).string()}, {"out", out}, {"method", "rtn"}, {"bits", 4}, {"group_size", 32}};
+    json arguments = {
+        {"in", folder_of(name).string()}, {"out", out}, {"method", "rtn"}, {"bits", 4}, {"group_size", 32}};
     int layers = 0;
     bool done = false;
     open_plugin(format).quantize(arguments.dump(), [&](const char* text) {
@@ -109,7 +111,8 @@ TEST_CASE("tiny models: decode after prefill gives the bits of one pass") {
         for (const char* compute : {"exact", "default"}) {
             CAPTURE(name);
             CAPTURE(compute);
-            const Model model = open_plugin("exl2").load(folder_of(name).string(), {{"compute", compute}, {"ctx", "64"}});
+            const Model model =
+                open_plugin("exl2").load(folder_of(name).string(), {{"compute", compute}, {"ctx", "64"}});
             GenerateRequest request;
             request.prompt = golden(name).ids;
             request.max_tokens = 20;
@@ -125,7 +128,8 @@ TEST_CASE("tiny models: decode after prefill gives the bits of one pass") {
             });
             REQUIRE(logprobs.size() == 20);
             const std::vector<float> scored = model.score(ids);
-            for (size_t i = 0; i < logprobs.size(); ++i) CHECK(scored[request.prompt.size() - 1 + i] == doctest::Approx(logprobs[i]).epsilon(1e-6));
+            for (size_t i = 0; i < logprobs.size(); ++i)
+                CHECK(scored[request.prompt.size() - 1 + i] == doctest::Approx(logprobs[i]).epsilon(1e-6));
         }
 }
 
@@ -139,15 +143,18 @@ TEST_CASE("tiny models: quantised folders agree with their own dequantised ones"
             const std::string plain = quant + "-f16";
             const Plugin plugin = open_plugin(format);
             CHECK(plugin.probe(quant).score == 90);
-            plugin.run_tool("dequantize", json({{"in", quant}, {"out", plain}, {"dtype", "f16"}}).dump(), [](const char*) { return true; });
+            plugin.run_tool("dequantize", json({{"in", quant}, {"out", plain}, {"dtype", "f16"}}).dump(),
+                            [](const char*) { return true; });
             const std::vector<int32_t> ids = golden(name).ids;
             const Model a = plugin.load(quant, {{"compute", "exact"}, {"ctx", "64"}});
             const Model b = open_plugin("exl2").load(plain, {{"compute", "exact"}, {"ctx", "64"}});
             const size_t n_vocab = a.info().n_vocab;
-            CHECK(largest_difference(log_softmax_rows(logits_of(a, ids), n_vocab), log_softmax_rows(logits_of(b, ids), n_vocab)) < 1e-4);
+            CHECK(largest_difference(log_softmax_rows(logits_of(a, ids), n_vocab),
+                                     log_softmax_rows(logits_of(b, ids), n_vocab)) < 1e-4);
             CHECK(a.info().bits_per_weight > 4);
             // Quantised at all: the original differs.
-            const Model original = open_plugin("exl2").load(folder_of(name).string(), {{"compute", "exact"}, {"ctx", "64"}});
+            const Model original =
+                open_plugin("exl2").load(folder_of(name).string(), {{"compute", "exact"}, {"ctx", "64"}});
             CHECK(largest_difference(logits_of(a, ids), logits_of(original, ids)) > 1e-3);
             // What info promises before loading is what is loaded.
             const qp_model_info before = plugin.inspect(quant), after = a.info();
@@ -215,7 +222,7 @@ TEST_CASE("tiny models: stop strings, stop ids, length and top tokens") {
                 const qp_token& t = e.tokens[i];
                 ids.push_back(t.id);
                 REQUIRE(t.n_top == 3);
-                CHECK(e.top[t.first_top].id == t.id);   // greedy
+                CHECK(e.top[t.first_top].id == t.id);  // greedy
                 CHECK(e.top[t.first_top].logprob == t.logprob);
                 CHECK(e.top[t.first_top + 1].logprob >= e.top[t.first_top + 2].logprob);
             }

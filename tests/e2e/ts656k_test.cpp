@@ -21,9 +21,10 @@ using nlohmann::json;
 struct Folder {
     const char* name;
     const char* backend;
-    double perplexity;   // models/ts656k/README.md
+    double perplexity;  // models/ts656k/README.md
 };
-constexpr Folder folders[] = {{"f32", "exl2", 35.0346}, {"exl2-4.0bpw", "exl2", 37.4370}, {"gptq-4bit-128g-act", "gptq", 36.8040}};
+constexpr Folder folders[] = {
+    {"f32", "exl2", 35.0346}, {"exl2-4.0bpw", "exl2", 37.4370}, {"gptq-4bit-128g-act", "gptq", 36.8040}};
 
 std::filesystem::path root() { return models_dir() / "ts656k"; }
 
@@ -44,7 +45,8 @@ std::string eval_text() {
 }
 
 Model load(const Folder& folder, const char* compute, const char* threads = "2") {
-    return open_plugin(folder.backend).load((root() / folder.name).string(), {{"compute", compute}, {"threads", threads}, {"device", "cpu"}});
+    return open_plugin(folder.backend)
+        .load((root() / folder.name).string(), {{"compute", compute}, {"threads", threads}, {"device", "cpu"}});
 }
 
 /// Rows of 512 ids as the README's protocol cuts them: BOS, then 511 tokens.
@@ -116,7 +118,8 @@ TEST_CASE("ts656k exact: greedy tokens and log-probabilities equal the goldens")
             }
             CHECK(text == c["text"].get<std::string>());
         }
-        std::printf("ts656k %s exact: %d of %d greedy tokens, largest difference of log-probabilities %.2e\n", folder.name, equal, tokens, worst);
+        std::printf("ts656k %s exact: %d of %d greedy tokens, largest difference of log-probabilities %.2e\n",
+                    folder.name, equal, tokens, worst);
         CHECK(tokens == 512);
         CHECK(equal == tokens);
         CHECK(worst < 1e-4);
@@ -159,13 +162,15 @@ TEST_CASE("ts656k default: golden token wherever its margin is above 0.02, log-p
             for (size_t i = 0; i < expected.size(); ++i) {
                 const std::vector<float>& row = rows[n_prompt - 1 + i];
                 const auto best = int32_t(std::max_element(row.begin(), row.end()) - row.begin());
-                worst = std::max(worst, std::abs(log_softmax(row)[size_t(expected[i])] - c["step_logprob"][i].get<double>()));
+                worst = std::max(worst,
+                                 std::abs(log_softmax(row)[size_t(expected[i])] - c["step_logprob"][i].get<double>()));
                 if (c["step_margin"][i].get<double>() <= 0.02) continue;
                 ++clear;
                 wrong += best != expected[i];
             }
         }
-        std::printf("ts656k %s default: %d of %d clear tokens differ, largest difference of log-probabilities %.2e\n", folder.name, wrong, clear, worst);
+        std::printf("ts656k %s default: %d of %d clear tokens differ, largest difference of log-probabilities %.2e\n",
+                    folder.name, wrong, clear, worst);
         CHECK(clear > 400);
         CHECK(wrong == 0);
         CHECK(worst < 0.02);

@@ -28,7 +28,9 @@ std::string bytes_of(T value) {
     return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-inline std::span<const std::byte> as_span(const std::string& bytes) { return std::as_bytes(std::span(bytes.data(), bytes.size())); }
+inline std::span<const std::byte> as_span(const std::string& bytes) {
+    return std::as_bytes(std::span(bytes.data(), bytes.size()));
+}
 
 inline void write_file(const std::filesystem::path& path, std::string_view bytes) {
     std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
@@ -56,7 +58,8 @@ inline std::string safetensors(const std::vector<RawTensor>& tensors, const std:
         if (header.size() > 1) header += ",";
         header += "\"" + tensor.name + "\":{\"dtype\":\"" + tensor.type + "\",\"shape\":[";
         for (size_t i = 0; i < tensor.shape.size(); ++i) header += (i ? "," : "") + std::to_string(tensor.shape[i]);
-        header += "],\"data_offsets\":[" + std::to_string(data.size()) + "," + std::to_string(data.size() + tensor.bytes.size()) + "]}";
+        header += "],\"data_offsets\":[" + std::to_string(data.size()) + "," +
+                  std::to_string(data.size() + tensor.bytes.size()) + "]}";
         data += tensor.bytes;
     }
     return with_header(header + "}", data);
@@ -69,7 +72,7 @@ inline std::string safetensors_of(std::initializer_list<const char*> names) {
 }
 
 struct Outcome {
-    std::optional<engine::Code> code;   // empty: no error
+    std::optional<engine::Code> code;  // empty: no error
     std::string message;
 
     bool mentions(std::initializer_list<std::string_view> parts) const {

@@ -46,7 +46,8 @@ TEST_CASE("config: what is missing stays missing") {
 }
 
 TEST_CASE("config: null is missing, but an explicit null switches the window off") {
-    const ModelConfig config = read(R"({"num_key_value_heads": null, "head_dim": null, "rope_scaling": null, "sliding_window": null,
+    const ModelConfig config =
+        read(R"({"num_key_value_heads": null, "head_dim": null, "rope_scaling": null, "sliding_window": null,
         "rope_theta": null, "eos_token_id": null, "tie_word_embeddings": null})");
     CHECK(config.n_kv_heads == 4);
     CHECK_FALSE(config.head_dim);
@@ -62,7 +63,8 @@ TEST_CASE("config: null is missing, but an explicit null switches the window off
 }
 
 TEST_CASE("config: rotary embeddings in every writer's form") {
-    const ModelConfig llama3 = read(R"({"rope_theta": 500000.0, "max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0,
+    const ModelConfig llama3 =
+        read(R"({"rope_theta": 500000.0, "max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0,
         "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}})");
     CHECK(llama3.rope.type == "llama3");
     CHECK(llama3.rope.theta == 500000.0);
@@ -70,7 +72,8 @@ TEST_CASE("config: rotary embeddings in every writer's form") {
     CHECK(llama3.rope.low_freq_factor == 1.0);
     CHECK(llama3.rope.original_max_positions == 8192);
 
-    const ModelConfig five = read(R"({"rope_parameters": {"rope_type": "linear", "type": "dynamic", "factor": 4, "rope_theta": 1e6,
+    const ModelConfig five =
+        read(R"({"rope_parameters": {"rope_type": "linear", "type": "dynamic", "factor": 4, "rope_theta": 1e6,
         "partial_rotary_factor": 0.5}, "rope_theta": 7, "dtype": "bfloat16"})");
     CHECK(five.rope.type == "linear");
     CHECK(five.rope.theta == 1e6);
@@ -79,17 +82,23 @@ TEST_CASE("config: rotary embeddings in every writer's form") {
 
     CHECK(read(R"({"rope_scaling": {}})").rope.type == "default");
     CHECK(read(R"({"rope_scaling": {"type": "yarn", "factor": 4}})").rope.type == "yarn");
-    CHECK(read(R"({"rope_scaling": {"type": "su", "long_factor": [1, 2.5], "short_factor": [1, 1]}})").rope.type == "longrope");
-    CHECK(read(R"({"rope_scaling": {"type": "su", "long_factor": [1, 2.5], "short_factor": [1, 1]}})").rope.long_factor[1] == 2.5);
+    CHECK(read(R"({"rope_scaling": {"type": "su", "long_factor": [1, 2.5], "short_factor": [1, 1]}})").rope.type ==
+          "longrope");
+    CHECK(read(R"({"rope_scaling": {"type": "su", "long_factor": [1, 2.5], "short_factor": [1, 1]}})")
+              .rope.long_factor[1] == 2.5);
     CHECK(read(R"({"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "yarn"}})").rope.type == "longrope");
     CHECK(read(R"({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}})").rope.mrope_section ==
           std::vector<int64_t>{16, 24, 24});
     // The top level's original length beats the dictionary's.
-    CHECK(read(R"({"original_max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}})")
-              .rope.original_max_positions == 4096);
-    CHECK_FALSE(read(R"({"rope_scaling": {"type": "yarn"}, "max_position_embeddings": 512})").rope.has_original_max_positions);
+    CHECK(
+        read(
+            R"({"original_max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}})")
+            .rope.original_max_positions == 4096);
+    CHECK_FALSE(
+        read(R"({"rope_scaling": {"type": "yarn"}, "max_position_embeddings": 512})").rope.has_original_max_positions);
 
-    const ModelConfig layered = read(R"({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8, "rope_theta": 1e6},
+    const ModelConfig layered =
+        read(R"({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}})");
     CHECK(layered.rope.theta == 1e6);
     CHECK(layered.rope.type == "linear");
@@ -97,7 +106,8 @@ TEST_CASE("config: rotary embeddings in every writer's form") {
 }
 
 TEST_CASE("config: nesting and synonyms") {
-    const ModelConfig nested = read(R"({"architectures": ["LlavaForConditionalGeneration"], "hidden_size": 1, "text_config":
+    const ModelConfig nested =
+        read(R"({"architectures": ["LlavaForConditionalGeneration"], "hidden_size": 1, "text_config":
         {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2.0, "rms_norm_eps": 1e-5, "eos_token_id": 9,
         "vocab_size": null}})");
     CHECK(nested.hidden_size == 32);
@@ -123,7 +133,8 @@ TEST_CASE("config: nesting and synonyms") {
 }
 
 TEST_CASE("config: stop ids are the union") {
-    CHECK(read(R"({"eos_token_id": 2})", R"({"eos_token_id": [128001, 128009, 2]})").eos_ids == std::vector<int64_t>{2, 128001, 128009});
+    CHECK(read(R"({"eos_token_id": 2})", R"({"eos_token_id": [128001, 128009, 2]})").eos_ids ==
+          std::vector<int64_t>{2, 128001, 128009});
     CHECK(read(R"({"eos_token_id": [5, -1], "bos_token_id": 1})").eos_ids == std::vector<int64_t>{5});
     CHECK(read(R"({"eos_token_id": 1e30})").eos_ids.empty());
     CHECK(read("{}", R"({"bos_token_id": 3, "pad_token_id": 0})").bos_id == 3);
@@ -133,7 +144,9 @@ TEST_CASE("config: stop ids are the union") {
 TEST_CASE("config: huge contexts are read, absurd sizes refused with their key") {
     CHECK(read(R"({"max_position_embeddings": 1e30})").max_positions == int64_t{1} << 30);
     CHECK(read(R"({"sliding_window": 1e30})").sliding_window == int64_t{1} << 30);
-    const auto refused = [](const char* changes, const char* key) { CHECK_REFUSED(read(changes), Code::invalid_argument, "config.json", key); };
+    const auto refused = [](const char* changes, const char* key) {
+        CHECK_REFUSED(read(changes), Code::invalid_argument, "config.json", key);
+    };
     refused(R"({"num_hidden_layers": 10001})", "num_hidden_layers");
     refused(R"({"num_hidden_layers": 0})", "num_hidden_layers");
     refused(R"({"num_hidden_layers": -1})", "num_hidden_layers");
@@ -172,7 +185,8 @@ TEST_CASE("config: huge contexts are read, absurd sizes refused with their key")
 }
 
 TEST_CASE("config: bit flips never crash") {
-    const std::string good = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    const std::string good =
+        R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "vocab_size": 128, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "eos_token_id": [1, 2]})";
     for (size_t bit = 0; bit < good.size() * 8; ++bit) {
         std::string bad = good;

@@ -24,7 +24,9 @@ class Folder {
         write_file(path() / name, bytes);
         return *this;
     }
-    Folder& shard(const std::string& name, std::initializer_list<const char*> tensors) { return add(name, safetensors_of(tensors)); }
+    Folder& shard(const std::string& name, std::initializer_list<const char*> tensors) {
+        return add(name, safetensors_of(tensors));
+    }
     const fs::path& path() const { return dir_.path(); }
     ModelFolder open() const { return ModelFolder::open(path()); }
 
@@ -57,9 +59,13 @@ TEST_CASE("folder: one file, several, an index") {
 }
 
 TEST_CASE("folder: an index that a converter copied is ignored") {
-    const std::string stale = index_of({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}});
-    CHECK(count(Folder().shard("output.safetensors", {"a.q_weight", "n"}).add("model.safetensors.index.json", stale)) == 2);
-    CHECK(count(Folder().shard("gptq_model-4bit-128g.safetensors", {"a.qweight"}).add("model.safetensors.index.json", stale)) == 1);
+    const std::string stale =
+        index_of({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}});
+    CHECK(count(Folder().shard("output.safetensors", {"a.q_weight", "n"}).add("model.safetensors.index.json", stale)) ==
+          2);
+    CHECK(count(Folder()
+                    .shard("gptq_model-4bit-128g.safetensors", {"a.qweight"})
+                    .add("model.safetensors.index.json", stale)) == 1);
     // EXL2 in files whose names the index has by chance: all files count, even those it does not name.
     Folder clash;
     clash.shard("model-00001-of-00002.safetensors", {"a.q_weight"}).shard("model-00002-of-00002.safetensors", {"b"});
@@ -71,42 +77,52 @@ TEST_CASE("folder: an index that a converter copied is ignored") {
 
 TEST_CASE("folder: files that do not count") {
     Folder folder;
-    folder.shard("model.safetensors", {"a"}).shard("consolidated.safetensors", {"a"}).shard("adapter_model.safetensors", {"a"});
+    folder.shard("model.safetensors", {"a"})
+        .shard("consolidated.safetensors", {"a"})
+        .shard("adapter_model.safetensors", {"a"});
     folder.shard("._model.safetensors", {"a"});
     fs::create_directory(folder.path() / "original");
     folder.shard("original/model.safetensors", {"a"});
     CHECK(count(folder) == 1);
-    CHECK_REFUSED(Folder().shard("consolidated.safetensors", {"a"}).open(), Code::unimplemented, "consolidated.safetensors");
+    CHECK_REFUSED(Folder().shard("consolidated.safetensors", {"a"}).open(), Code::unimplemented,
+                  "consolidated.safetensors");
 }
 
 TEST_CASE("folder: what is missing is named") {
     CHECK_REFUSED(ModelFolder::open("/nonexistent/model"), Code::not_found, "/nonexistent/model");
     CHECK_REFUSED(Folder().open(), Code::not_found, "no *.safetensors");
-    CHECK_REFUSED(Folder().shard("model-00001-of-00003.safetensors", {"a"}).shard("model-00003-of-00003.safetensors", {"b"}).open(),
+    CHECK_REFUSED(Folder()
+                      .shard("model-00001-of-00003.safetensors", {"a"})
+                      .shard("model-00003-of-00003.safetensors", {"b"})
+                      .open(),
                   Code::not_found, "model-00002-of-00003.safetensors");
     CHECK_REFUSED(Folder().shard("output-00002-of-00002.safetensors", {"a.q_weight"}).open(), Code::not_found,
                   "output-00001-of-00002.safetensors");
-    CHECK_REFUSED(Folder().shard("model-00001-of-99999999999.safetensors", {"a"}).open().tensor("b"), Code::not_found, "\"b\"");
-    CHECK_REFUSED(Folder().shard("model-00001-of-999999999.safetensors", {"a"}).open(), Code::not_found, "model-00002-of-999999999");
+    CHECK_REFUSED(Folder().shard("model-00001-of-99999999999.safetensors", {"a"}).open().tensor("b"), Code::not_found,
+                  "\"b\"");
+    CHECK_REFUSED(Folder().shard("model-00001-of-999999999.safetensors", {"a"}).open(), Code::not_found,
+                  "model-00002-of-999999999");
     const std::string index = index_of({{"a", "m-1.safetensors"}, {"b", "m-2.safetensors"}});
-    CHECK_REFUSED(Folder().shard("m-1.safetensors", {"a"}).add("model.safetensors.index.json", index).open(), Code::not_found,
-                  "m-2.safetensors", "model.safetensors.index.json");
+    CHECK_REFUSED(Folder().shard("m-1.safetensors", {"a"}).add("model.safetensors.index.json", index).open(),
+                  Code::not_found, "m-2.safetensors", "model.safetensors.index.json");
     CHECK_REFUSED(Folder().add("model.safetensors.index.json", index).open(), Code::not_found, "m-1.safetensors");
     for (const char* suffix : {".part", ".incomplete", ".crdownload", ".aria2"}) {
         const std::string name = std::string("model-00002-of-00002.safetensors") + suffix;
-        CHECK_REFUSED(Folder().shard("model-00001-of-00002.safetensors", {"a"}).add(name, "x").open(), Code::data_loss, name,
-                      "unfinished download");
+        CHECK_REFUSED(Folder().shard("model-00001-of-00002.safetensors", {"a"}).add(name, "x").open(), Code::data_loss,
+                      name, "unfinished download");
     }
-    CHECK_REFUSED(Folder().add("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").open(),
-                  Code::data_loss, "model.safetensors", "Git-LFS");
+    CHECK_REFUSED(
+        Folder().add("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").open(),
+        Code::data_loss, "model.safetensors", "Git-LFS");
     CHECK_REFUSED(Folder().add("model.safetensors", "").open(), Code::data_loss, "model.safetensors", "empty");
     const std::string good = safetensors_of({"a", "b"});
-    CHECK_REFUSED(Folder().add("model.safetensors", good.substr(0, good.size() - 4)).open(), Code::data_loss, "incomplete");
+    CHECK_REFUSED(Folder().add("model.safetensors", good.substr(0, good.size() - 4)).open(), Code::data_loss,
+                  "incomplete");
 }
 
 TEST_CASE("folder: a tensor in two files names both") {
-    CHECK_REFUSED(Folder().shard("x.safetensors", {"a", "b"}).shard("y.safetensors", {"b"}).open(), Code::invalid_argument, "\"b\"",
-                  "x.safetensors", "y.safetensors");
+    CHECK_REFUSED(Folder().shard("x.safetensors", {"a", "b"}).shard("y.safetensors", {"b"}).open(),
+                  Code::invalid_argument, "\"b\"", "x.safetensors", "y.safetensors");
 }
 
 TEST_CASE("folder: an index never leads out of the folder") {
@@ -115,10 +131,13 @@ TEST_CASE("folder: an index never leads out of the folder") {
         folder.shard("m.safetensors", {"b"}).add("model.safetensors.index.json", index_of({{"a", name}}));
         CHECK_REFUSED(folder.open(), Code::invalid_argument, "model.safetensors.index.json", "plain file name");
     }
-    CHECK_REFUSED(Folder().shard("m.safetensors", {"b"}).add("model.safetensors.index.json", "{\"weight_map\": {\"a\": 7}}").open(),
+    CHECK_REFUSED(Folder()
+                      .shard("m.safetensors", {"b"})
+                      .add("model.safetensors.index.json", "{\"weight_map\": {\"a\": 7}}")
+                      .open(),
                   Code::invalid_argument, "weight_map");
-    CHECK_REFUSED(Folder().shard("m.safetensors", {"b"}).add("model.safetensors.index.json", "{}").open(), Code::invalid_argument,
-                  "weight_map");
+    CHECK_REFUSED(Folder().shard("m.safetensors", {"b"}).add("model.safetensors.index.json", "{}").open(),
+                  Code::invalid_argument, "weight_map");
 }
 
 TEST_CASE("folder: the Hugging Face cache's links are followed") {
@@ -217,7 +236,8 @@ TEST_CASE("folder: reading tensors") {
 TEST_CASE("folder: other formats are declined by name") {
     const auto sentence = [](const std::string& quantization, std::initializer_list<const char*> tensors = {"a"}) {
         Folder folder;
-        folder.shard("model.safetensors", tensors).add("config.json", "{\"quantization_config\": " + quantization + "}");
+        folder.shard("model.safetensors", tensors)
+            .add("config.json", "{\"quantization_config\": " + quantization + "}");
         return unsupported_format(folder.open());
     };
     const auto declines = [&](const std::string& quantization, const char* name) {
@@ -247,7 +267,7 @@ TEST_CASE("folder: other formats are declined by name") {
     CHECK(sentence(R"({"quant_method": "exl2"})").empty());
     CHECK(sentence(R"({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"})").empty());
     CHECK(sentence(R"({"bits": 4, "load_in_4bit": false})").empty());
-    CHECK(sentence(R"({"quant_method": "fp8"})", {"a.q_weight"}).empty());   // EXL2 made from an FP8 model
+    CHECK(sentence(R"({"quant_method": "fp8"})", {"a.q_weight"}).empty());  // EXL2 made from an FP8 model
 
     const auto by_tensor = [](std::vector<RawTensor> tensors) {
         Folder folder;
@@ -263,8 +283,12 @@ TEST_CASE("folder: other formats are declined by name") {
     CHECK(has(by_tensor({{"x.W_q", "U8", {4}, four}}), "HQQ"));
     CHECK(has(by_tensor({{"x.B", "I32", {2}, eight}, {"x.s", "F16", {2}, four}}), "Marlin"));
     // The same names, packed along N and along K.
-    CHECK(has(by_tensor({{"x.qweight", "I32", {8, 1}, std::string(32, '\1')}, {"x.scales", "F16", {1, 8}, std::string(16, '\1')}}), "AWQ"));
-    CHECK(by_tensor({{"x.qweight", "I32", {1, 8}, std::string(32, '\1')}, {"x.scales", "F16", {1, 8}, std::string(16, '\1')}}).empty());
+    CHECK(has(by_tensor({{"x.qweight", "I32", {8, 1}, std::string(32, '\1')},
+                         {"x.scales", "F16", {1, 8}, std::string(16, '\1')}}),
+              "AWQ"));
+    CHECK(by_tensor(
+              {{"x.qweight", "I32", {1, 8}, std::string(32, '\1')}, {"x.scales", "F16", {1, 8}, std::string(16, '\1')}})
+              .empty());
     CHECK(by_tensor({{"x.weight", "F16", {4}, eight}}).empty());
 }
 

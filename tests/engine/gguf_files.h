@@ -74,7 +74,8 @@ class GgufBuilder {
     }
 
     std::pair<std::string, std::string> build() const {
-        std::string head = "GGUF" + bytes_of(uint32_t{3}) + bytes_of(uint64_t(tensors_.size())) + bytes_of(uint64_t(pairs_.size()));
+        std::string head =
+            "GGUF" + bytes_of(uint32_t{3}) + bytes_of(uint64_t(tensors_.size())) + bytes_of(uint64_t(pairs_.size()));
         for (const auto& [key, value] : pairs_) head += gguf_string(key) + value;
         std::string data;
         for (const Tensor& tensor : tensors_) {
@@ -103,7 +104,8 @@ struct TinyVocabulary {
             tokens.push_back(code < 128 ? std::string(1, char(code))
                                         : std::string{char(0xc0 | (code >> 6)), char(0x80 | (code & 63))});
         }
-        for (const std::string& merge : merges) tokens.push_back(merge.substr(0, merge.find(' ')) + merge.substr(merge.find(' ') + 1));
+        for (const std::string& merge : merges)
+            tokens.push_back(merge.substr(0, merge.find(' ')) + merge.substr(merge.find(' ') + 1));
         types.assign(tokens.size(), 1);
         tokens.insert(tokens.end(), {"<|begin|>", "<|end|>", "<tool>", "[PAD264]"});
         types.insert(types.end(), {3, 3, 4, 5});

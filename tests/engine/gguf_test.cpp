@@ -33,7 +33,8 @@ std::vector<float> normal(std::mt19937& random, int64_t n) {
     return values;
 }
 
-/// llama.cpp's order of q and k: of each head, row t of the first half and row t of the second come one after the other.
+/// llama.cpp's order of q and k: of each head, row t of the first half and row t of the second come one after the
+/// other.
 std::vector<float> permuted(const std::vector<float>& rows, int64_t n_heads) {
     const int64_t width = hidden, half = head_dim / 2;
     std::vector<float> out(rows.size());
@@ -46,7 +47,8 @@ std::vector<float> permuted(const std::vector<float>& rows, int64_t n_heads) {
 }
 
 /// A model with F32 weights; `plain` receives what the import must give, by Hugging Face's names.
-GgufBuilder tiny_model(std::mt19937& random, std::map<std::string, std::vector<float>>& plain, const std::string& architecture = "llama") {
+GgufBuilder tiny_model(std::mt19937& random, std::map<std::string, std::vector<float>>& plain,
+                       const std::string& architecture = "llama") {
     const TinyVocabulary vocabulary;
     const std::string p = architecture + ".";
     GgufBuilder file;
@@ -54,12 +56,16 @@ GgufBuilder tiny_model(std::mt19937& random, std::map<std::string, std::vector<f
     file.number(p + "embedding_length", hidden).number(p + "feed_forward_length", intermediate);
     file.number(p + "attention.head_count", heads).number(p + "attention.head_count_kv", kv_heads);
     file.real(p + "attention.layer_norm_rms_epsilon", 1e-5f).real(p + "rope.freq_base", 500000.0f);
-    file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "smollm").texts("tokenizer.ggml.tokens", vocabulary.tokens);
-    file.texts("tokenizer.ggml.merges", vocabulary.merges).list("tokenizer.ggml.token_type", GgufBuilder::i32, vocabulary.types);
+    file.text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "smollm")
+        .texts("tokenizer.ggml.tokens", vocabulary.tokens);
+    file.texts("tokenizer.ggml.merges", vocabulary.merges)
+        .list("tokenizer.ggml.token_type", GgufBuilder::i32, vocabulary.types);
     file.number("tokenizer.ggml.bos_token_id", 261).number("tokenizer.ggml.eos_token_id", 262);
     file.text("tokenizer.chat_template", "{{ messages }}");
     const bool rope_order = architecture == "llama";
-    const auto add = [&](const std::string& from, const std::string& to, std::vector<int64_t> shape, int64_t permute_heads = 0) {
+    const auto add = [&](const std::string& from, const std::string& to, std::vector<int64_t> shape,
+                         int64_t permute_heads = 0) {
         const int64_t count = shape.size() == 1 ? shape[0] : shape[0] * shape[1];
         const auto values = normal(random, count);
         plain[to] = values;
@@ -186,7 +192,9 @@ TEST_CASE("gguf: every block type is decoded by its definition") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     const auto code = [&](int bits) { return int(random() >> (32 - bits)); };
-    const auto scale = [&] { return quantplug::kernels::f32_to_f16(std::uniform_real_distribution<float>(-2, 2)(random)); };
+    const auto scale = [&] {
+        return quantplug::kernels::f32_to_f16(std::uniform_real_distribution<float>(-2, 2)(random));
+    };
     for (const uint32_t type : {2u, 3u, 6u, 7u, 8u}) {
         CAPTURE(type);
         std::string blocks;
@@ -219,7 +227,8 @@ TEST_CASE("gguf: every block type is decoded by its definition") {
         std::vector<float> out(expected.size(), NAN);
         gguf_decode(*gguf_type(type), as_span(blocks), out);
         CHECK(out == expected);
-        CHECK_REFUSED(gguf_decode(*gguf_type(type), as_span(blocks).first(5), out), Code::internal, gguf_type(type)->name);
+        CHECK_REFUSED(gguf_decode(*gguf_type(type), as_span(blocks).first(5), out), Code::internal,
+                      gguf_type(type)->name);
     }
     const std::vector<uint16_t> stored{0x3c00, 0x0001, 0xc000};
     std::vector<float> out(3, NAN);
@@ -238,7 +247,8 @@ TEST_CASE("gguf: quantised matrices are decoded, permuted and rounded to FP16") 
     for (int64_t h = 0; h < heads; ++h)
         for (int64_t t = 0; t < head_dim / 2; ++t)
             for (int64_t a = 0; a < 2; ++a)
-                for (int b = 0; b < hidden / 32; ++b) blocks += bytes_of(uint16_t{0x3c00}) + std::string(32, char(h * head_dim + a * head_dim / 2 + t));
+                for (int b = 0; b < hidden / 32; ++b)
+                    blocks += bytes_of(uint16_t{0x3c00}) + std::string(32, char(h * head_dim + a * head_dim / 2 + t));
     file.tensor("blk.0.attn_q.weight", 8, {heads * head_dim, hidden}, blocks);
     const auto imported = import(file, StoredType::f16);
     const ModelFolder folder = ModelFolder::open(imported->out());
@@ -254,14 +264,18 @@ TEST_CASE("gguf: rope scaling") {
     const auto scaling = [](GgufBuilder file) { return import(file)->json("config.json")["rope_scaling"]; };
     CHECK(scaling(tiny_model()).is_null());
     CHECK(scaling(tiny_model().text("llama.rope.scaling.type", "none")).is_null());
-    const Json linear = scaling(tiny_model().text("llama.rope.scaling.type", "linear").real("llama.rope.scaling.factor", 4));
+    const Json linear =
+        scaling(tiny_model().text("llama.rope.scaling.type", "linear").real("llama.rope.scaling.factor", 4));
     CHECK(linear["rope_type"] == "linear");
     CHECK(linear["factor"] == 4.0);
-    const Json yarn = scaling(tiny_model().text("llama.rope.scaling.type", "yarn").real("llama.rope.scaling.factor", 4)
+    const Json yarn = scaling(tiny_model()
+                                  .text("llama.rope.scaling.type", "yarn")
+                                  .real("llama.rope.scaling.factor", 4)
                                   .number("llama.rope.scaling.original_context_length", 32));
     CHECK(yarn["rope_type"] == "yarn");
     CHECK(yarn["original_max_position_embeddings"] == 32);
-    check_refused(tiny_model().text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 4), Code::unimplemented, {"longrope"});
+    check_refused(tiny_model().text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 4),
+                  Code::unimplemented, {"longrope"});
 
     // Llama 3.1's divisors, by the rule of its reference code.
     std::vector<float> factors;
@@ -275,37 +289,44 @@ TEST_CASE("gguf: rope scaling") {
     CHECK(llama3["factor"] == 8.0);
     CHECK(llama3["original_max_position_embeddings"] == 8192);
     factors[3] = 2;
-    check_refused(tiny_model().tensor("rope_freqs.weight", 0, {head_dim / 2}, bytes_of(factors)), Code::unimplemented, {"rope_freqs.weight", "index 3"});
+    check_refused(tiny_model().tensor("rope_freqs.weight", 0, {head_dim / 2}, bytes_of(factors)), Code::unimplemented,
+                  {"rope_freqs.weight", "index 3"});
     CHECK(scaling(tiny_model().tensor("rope_freqs.weight", 0, {8}, bytes_of(std::vector<float>(8, 1.0f)))).is_null());
 }
 
 TEST_CASE("gguf: what is not supported is refused by name") {
     const std::string block(144, '\0');
-    check_refused(tiny_model().tensor("blk.0.ffn_up.weight", 12, {1, 256}, block), Code::unimplemented, {"blk.0.ffn_up.weight", "Q4_K", "Q8_0"});
+    check_refused(tiny_model().tensor("blk.0.ffn_up.weight", 12, {1, 256}, block), Code::unimplemented,
+                  {"blk.0.ffn_up.weight", "Q4_K", "Q8_0"});
     check_refused(tiny_model().tensor("x", 99, {1, 256}, block), Code::unimplemented, {"type 99"});
     check_refused(tiny_model().text("general.architecture", "gemma2"), Code::unimplemented, {"gemma2"});
     check_refused(tiny_model().number("llama.expert_count", 8), Code::unimplemented, {"mixture of experts"});
     check_refused(tiny_model().number("split.count", 3), Code::unimplemented, {"3 parts"});
     check_refused(tiny_model().text("general.type", "adapter"), Code::unimplemented, {"adapter"});
-    check_refused(tiny_model().tensor("blk.0.extra", 0, {1}, std::string(4, '\0')), Code::unimplemented, {"blk.0.extra"});
+    check_refused(tiny_model().tensor("blk.0.extra", 0, {1}, std::string(4, '\0')), Code::unimplemented,
+                  {"blk.0.extra"});
     check_refused(tiny_model().number("llama.rope.dimension_count", 8), Code::unimplemented, {"rope.dimension_count"});
     check_refused(tiny_model().drop_tensor("blk.1.ffn_up.weight"), Code::not_found, {"blk.1.ffn_up.weight"});
     check_refused(tiny_model().drop_tensor("token_embd.weight"), Code::not_found, {"token_embd.weight"});
-    check_refused(tiny_model().tensor("blk.1.attn_k.weight", 0, {hidden, kv_heads * head_dim}, std::string(kv_heads * head_dim * hidden * 4, '\0')),
+    check_refused(tiny_model().tensor("blk.1.attn_k.weight", 0, {hidden, kv_heads * head_dim},
+                                      std::string(kv_heads * head_dim * hidden * 4, '\0')),
                   Code::invalid_argument, {"blk.1.attn_k.weight", "[64, 32]", "[32, 64]"});
-    for (const char* key : {"llama.block_count", "llama.embedding_length", "llama.feed_forward_length", "llama.attention.head_count",
-                            "llama.context_length", "general.architecture", "llama.attention.layer_norm_rms_epsilon"})
+    for (const char* key :
+         {"llama.block_count", "llama.embedding_length", "llama.feed_forward_length", "llama.attention.head_count",
+          "llama.context_length", "general.architecture", "llama.attention.layer_norm_rms_epsilon"})
         check_refused(tiny_model().drop(key), Code::invalid_argument, {key});
-    for (const char* key : {"llama.block_count", "llama.embedding_length", "llama.feed_forward_length", "llama.attention.head_count"}) {
+    for (const char* key :
+         {"llama.block_count", "llama.embedding_length", "llama.feed_forward_length", "llama.attention.head_count"}) {
         check_refused(tiny_model().number(key, 0), Code::invalid_argument, {key});
         check_refused(tiny_model().number(key, 0xffffffff), Code::invalid_argument, {key});
         check_refused(tiny_model().text(key, "x"), Code::invalid_argument, {key});
     }
     check_refused(tiny_model().number("llama.block_count", 3), Code::not_found, {"blk.2.attn_norm.weight"});
     check_refused(tiny_model().real("llama.rope.freq_base", -1), Code::invalid_argument, {"rope.freq_base"});
-    check_refused(tiny_model().real("llama.attention.layer_norm_rms_epsilon", NAN), Code::invalid_argument, {"epsilon"});
-    check_refused(tiny_model().list("llama.attention.head_count_kv", GgufBuilder::i32, std::vector<int32_t>{2, 4}), Code::unimplemented,
-                  {"head_count_kv", "differs"});
+    check_refused(tiny_model().real("llama.attention.layer_norm_rms_epsilon", NAN), Code::invalid_argument,
+                  {"epsilon"});
+    check_refused(tiny_model().list("llama.attention.head_count_kv", GgufBuilder::i32, std::vector<int32_t>{2, 4}),
+                  Code::unimplemented, {"head_count_kv", "differs"});
     check_refused(tiny_model().number("general.alignment", 3), Code::invalid_argument, {"general.alignment"});
     check_refused(tiny_model().number("general.alignment", 0), Code::invalid_argument, {"general.alignment"});
 }
@@ -313,7 +334,8 @@ TEST_CASE("gguf: what is not supported is refused by name") {
 TEST_CASE("gguf: damaged values and an F16 overflow name the tensor") {
     auto values = std::vector<float>(hidden, 1.0f);
     values[7] = NAN;
-    CHECK_REFUSED(import(tiny_model().tensor("output_norm.weight", 0, {hidden}, bytes_of(values))), Code::data_loss, "output_norm.weight", "value 7");
+    CHECK_REFUSED(import(tiny_model().tensor("output_norm.weight", 0, {hidden}, bytes_of(values))), Code::data_loss,
+                  "output_norm.weight", "value 7");
     values[7] = 70000;
     const GgufBuilder large = tiny_model().tensor("output_norm.weight", 0, {hidden}, bytes_of(values));
     CHECK_REFUSED(import(large, StoredType::f16), Code::data_loss, "output_norm.weight", "--dtype f32");
@@ -341,8 +363,10 @@ TEST_CASE("gguf: a bad container is refused before anything is allocated") {
     refused(head(9, 0, filler), Code::data_loss, {"9 tensors"});
     refused(head(0, 1 << 20, filler), Code::data_loss, {"1048576 metadata entries"});
     refused(head(0, 1, bytes_of(~uint64_t{0}) + filler), Code::data_loss, {"18446744073709551615"});
-    refused(head(0, 1, gguf_string("k") + bytes_of(uint32_t{13}) + filler), Code::invalid_argument, {"\"k\"", "type 13"});
-    refused(head(0, 1, gguf_string("k") + bytes_of(uint32_t{8}) + bytes_of(uint64_t{1} << 60) + filler), Code::data_loss, {"string"});
+    refused(head(0, 1, gguf_string("k") + bytes_of(uint32_t{13}) + filler), Code::invalid_argument,
+            {"\"k\"", "type 13"});
+    refused(head(0, 1, gguf_string("k") + bytes_of(uint32_t{8}) + bytes_of(uint64_t{1} << 60) + filler),
+            Code::data_loss, {"string"});
     const auto array = [&](uint32_t type, uint64_t count) {
         return head(0, 1, gguf_string("k") + bytes_of(uint32_t{9}) + bytes_of(type) + bytes_of(count) + filler);
     };
@@ -350,8 +374,9 @@ TEST_CASE("gguf: a bad container is refused before anything is allocated") {
     refused(array(8, 100), Code::data_loss, {"\"k\"", "100 entries"});
     refused(array(9, 1), Code::invalid_argument, {"\"k\"", "lists in lists"});
     refused(array(77, 1), Code::invalid_argument, {"\"k\"", "type 77"});
-    refused(head(0, 2, gguf_string("k") + bytes_of(uint32_t{7}) + "\1" + gguf_string("k") + bytes_of(uint32_t{7}) + "\1"), Code::invalid_argument,
-            {"\"k\"", "twice"});
+    refused(
+        head(0, 2, gguf_string("k") + bytes_of(uint32_t{7}) + "\1" + gguf_string("k") + bytes_of(uint32_t{7}) + "\1"),
+        Code::invalid_argument, {"\"k\"", "twice"});
     const auto tensor = [&](uint32_t n, std::vector<uint64_t> dims, uint32_t type, uint64_t offset) {
         std::string bytes = gguf_string("t") + bytes_of(n);
         for (const uint64_t d : dims) bytes += bytes_of(d);
@@ -359,14 +384,16 @@ TEST_CASE("gguf: a bad container is refused before anything is allocated") {
     };
     refused(head(1, 0, tensor(5, {1, 1, 1, 1, 1}, 0, 0) + filler), Code::invalid_argument, {"\"t\"", "5 dimensions"});
     refused(head(1, 0, tensor(0, {}, 0, 0) + filler), Code::invalid_argument, {"\"t\"", "0 dimensions"});
-    refused(head(1, 0, tensor(2, {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0) + filler), Code::invalid_argument, {"\"t\"", "dimension"});
+    refused(head(1, 0, tensor(2, {uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0) + filler), Code::invalid_argument,
+            {"\"t\"", "dimension"});
     refused(head(1, 0, tensor(1, {0}, 0, 0) + filler), Code::invalid_argument, {"\"t\"", "dimension"});
     refused(head(1, 0, tensor(1, {33}, 2, 0) + filler), Code::invalid_argument, {"\"t\"", "32 values"});
     refused(head(1, 0, tensor(1, {4}, 0, 16) + filler), Code::invalid_argument, {"\"t\"", "aligned"});
     refused(head(1, 0, tensor(1, {4}, 0, 320) + filler), Code::data_loss, {"\"t\"", "incomplete"});
     refused(head(1, 0, tensor(1, {4}, 0, ~uint64_t{31}) + filler), Code::invalid_argument, {"\"t\""});
     refused(head(1, 0, tensor(1, {uint64_t{1} << 40}, 0, 0) + filler), Code::data_loss, {"\"t\"", "incomplete"});
-    refused(head(2, 0, tensor(1, {4}, 0, 0) + tensor(1, {4}, 0, 32) + filler), Code::invalid_argument, {"\"t\"", "twice"});
+    refused(head(2, 0, tensor(1, {4}, 0, 0) + tensor(1, {4}, 0, 32) + filler), Code::invalid_argument,
+            {"\"t\"", "twice"});
     std::string second = tensor(1, {4}, 0, 0);
     second[8] = 'u';
     refused(head(2, 0, tensor(1, {16}, 0, 0) + second + filler), Code::invalid_argument, {"\"t\"", "\"u\"", "overlap"});
@@ -399,19 +426,21 @@ TEST_CASE("gguf: a cancelled or failed import leaves nothing") {
     write_file(dir.path() / "m.gguf", file.bytes());
     int calls = 0;
     double last = -1;
-    import_gguf(dir.path() / "m.gguf", dir.path() / "whole", {.type = StoredType::f16, .progress = [&](double fraction, const std::string& what) {
-                    CHECK(fraction >= last);
-                    CHECK_FALSE(what.empty());
-                    last = fraction;
-                    ++calls;
-                    return true;
-                }});
+    import_gguf(dir.path() / "m.gguf", dir.path() / "whole",
+                {.type = StoredType::f16, .progress = [&](double fraction, const std::string& what) {
+                     CHECK(fraction >= last);
+                     CHECK_FALSE(what.empty());
+                     last = fraction;
+                     ++calls;
+                     return true;
+                 }});
     CHECK(last == 1);
     CHECK(calls > 20);
     for (int stop = 0; stop < calls; ++stop) {
         int call = 0;
         CHECK_REFUSED(import_gguf(dir.path() / "m.gguf", dir.path() / "out",
-                                  {.type = StoredType::f16, .progress = [&](double, const std::string&) { return call++ < stop; }}),
+                                  {.type = StoredType::f16,
+                                   .progress = [&](double, const std::string&) { return call++ < stop; }}),
                       Code::cancelled, "m.gguf");
         CHECK(std::distance(fs::directory_iterator(dir.path()), fs::directory_iterator()) == 2);
     }

@@ -1,7 +1,6 @@
 #include "engine/checkpoint/json.h"
 
 #include <doctest/doctest.h>
-
 #include <sys/stat.h>
 
 #include <limits>
@@ -21,7 +20,8 @@ Json parse(std::string_view text) { return parse_json(text, "config.json"); }
 }  // namespace
 
 TEST_CASE("json: what Python writes is accepted") {
-    const Json document = parse("\xef\xbb\xbf{\"a\": NaN, \"b\": [Infinity, -Infinity, -1], \"c\": \"NaN [{ Infinity\\\"\", \"c2\": -0.5}");
+    const Json document = parse(
+        "\xef\xbb\xbf{\"a\": NaN, \"b\": [Infinity, -Infinity, -1], \"c\": \"NaN [{ Infinity\\\"\", \"c2\": -0.5}");
     CHECK(document["a"].is_null());
     CHECK(document["b"][0].is_null());
     CHECK(document["b"][1].is_null());
@@ -32,8 +32,9 @@ TEST_CASE("json: what Python writes is accepted") {
 }
 
 TEST_CASE("json: damaged documents are refused by name") {
-    for (const char* text : {"", "{", "{\"a\":}", "{\"a\":1}}", "\"", "\"\\", "NaNa", "[1,]", "{\"a\":1e999}", "nul", "{\"a\":\"\xff\"}",
-                             "{\"a\":\"\\ud800\"}", "\xef\xbb\xbf", "{'a':1}", "[1 2]", "Infinit"}) {
+    for (const char* text :
+         {"", "{", "{\"a\":}", "{\"a\":1}}", "\"", "\"\\", "NaNa", "[1,]", "{\"a\":1e999}", "nul", "{\"a\":\"\xff\"}",
+          "{\"a\":\"\\ud800\"}", "\xef\xbb\xbf", "{'a':1}", "[1 2]", "Infinit"}) {
         CAPTURE(text);
         CHECK_REFUSED(parse(text), Code::invalid_argument, "config.json");
     }
@@ -41,7 +42,8 @@ TEST_CASE("json: damaged documents are refused by name") {
 
 TEST_CASE("json: depth and size are limited before anything is parsed") {
     CHECK_NOTHROW(parse(std::string(64, '[') + std::string(64, ']')));
-    CHECK_REFUSED(parse(std::string(65, '[') + std::string(65, ']')), Code::invalid_argument, "config.json", "64 levels");
+    CHECK_REFUSED(parse(std::string(65, '[') + std::string(65, ']')), Code::invalid_argument, "config.json",
+                  "64 levels");
     CHECK_REFUSED(parse(std::string(5'000'000, '[')), Code::invalid_argument, "64 levels");
     CHECK_REFUSED(parse_json("[1,2,3]", "x.json", {.max_bytes = 6}), Code::resource_exhausted, "x.json", "7 bytes");
     // Brackets in strings do not count, escaped quotes do not end them.
@@ -49,7 +51,8 @@ TEST_CASE("json: depth and size are limited before anything is parsed") {
 }
 
 TEST_CASE("json: getters treat null as missing and name what is wrong") {
-    const Json document = parse(R"({"n": null, "i": 7, "f": 7.0, "h": 7.5, "big": 1e30, "small": -1e30, "u": 18446744073709551615,
+    const Json document =
+        parse(R"({"n": null, "i": 7, "f": 7.0, "h": 7.5, "big": 1e30, "small": -1e30, "u": 18446744073709551615,
         "s": "x", "l": [1, null, 3.0], "b": true, "zero": 0, "o": {"i": 3, "p": {"q": 4}}, "least": -9223372036854775808})");
     const JsonObject object(document, "config.json");
     CHECK_FALSE(object.integer("n"));
@@ -130,7 +133,7 @@ TEST_CASE("file: reading") {
 
 TEST_CASE("file: text for messages") {
     CHECK(printable("a\nb\x01\xff\xc3\xa9") == "a?b??\xc3\xa9");
-    CHECK(printable("\xed\xa0\x80") == "???");   // a lone surrogate
+    CHECK(printable("\xed\xa0\x80") == "???");  // a lone surrogate
     CHECK(printable(std::string(500, 'x')).size() <= 123);
     CHECK(is_utf8("\xf0\x9f\x99\x82 ok"));
     CHECK_FALSE(is_utf8("\xc0\x80"));

@@ -1,9 +1,10 @@
+#include "engine/model/rope.h"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
 
 #include "engine/base/error.h"
-#include "engine/model/rope.h"
 
 namespace quantplug::test {
 
@@ -37,8 +38,8 @@ TEST_CASE("llama3: factor 32, low 1, high 4, original 8192, theta 500000, head_d
     rope.original_max_positions = 8192;
     const kernels::RopeSpec spec = rope_spec(rope, 64);
     const double unscaled_0 = 1.0, unscaled_31 = std::pow(500000.0, -62.0 / 64);
-    CHECK(spec.inv_freq[0] == doctest::Approx(unscaled_0));            // wavelength 2 pi < 8192 / 4
-    CHECK(spec.inv_freq[31] == doctest::Approx(unscaled_31 / 32));     // wavelength above 8192
+    CHECK(spec.inv_freq[0] == doctest::Approx(unscaled_0));         // wavelength 2 pi < 8192 / 4
+    CHECK(spec.inv_freq[31] == doctest::Approx(unscaled_31 / 32));  // wavelength above 8192
     // Between: wavelength 2 pi / f in 2048 .. 8192.
     bool between = false;
     for (size_t t = 0; t < 32; ++t) {

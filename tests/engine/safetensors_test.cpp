@@ -14,7 +14,9 @@ using namespace quantplug::test;
 
 namespace {
 
-SafetensorsHeader parse(const std::string& bytes) { return read_safetensors_header(MemoryBytes(as_span(bytes), "m.safetensors")); }
+SafetensorsHeader parse(const std::string& bytes) {
+    return read_safetensors_header(MemoryBytes(as_span(bytes), "m.safetensors"));
+}
 
 std::string one(const std::string& body) { return "{\"w\":{" + body + "}}"; }
 
@@ -25,8 +27,11 @@ TEST_CASE("safetensors: tensors, metadata and data") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     const TempDir dir;
-    std::vector<RawTensor> raw{{"a", "F16", {3, 5}, {}}, {"b.c", "I32", {4}, {}}, {"empty", "F32", {0, 7}, {}},
-                               {"scalar", "BF16", {}, {}}, {"odd", "F4", {3}, {}}};
+    std::vector<RawTensor> raw{{"a", "F16", {3, 5}, {}},
+                               {"b.c", "I32", {4}, {}},
+                               {"empty", "F32", {0, 7}, {}},
+                               {"scalar", "BF16", {}, {}},
+                               {"odd", "F4", {3}, {}}};
     const size_t sizes[] = {30, 16, 0, 2, 2};
     for (size_t i = 0; i < raw.size(); ++i) {
         raw[i].bytes.resize(sizes[i]);
@@ -50,7 +55,8 @@ TEST_CASE("safetensors: tensors, metadata and data") {
     std::string out(8, '?');
     file.read(file.tensors()[0], 6, std::as_writable_bytes(std::span(out)));
     CHECK(out == raw[0].bytes.substr(6, 8));
-    CHECK_REFUSED(file.read(file.tensors()[0], 23, std::as_writable_bytes(std::span(out))), Code::out_of_range, "\"a\"", "30 bytes");
+    CHECK_REFUSED(file.read(file.tensors()[0], 23, std::as_writable_bytes(std::span(out))), Code::out_of_range, "\"a\"",
+                  "30 bytes");
     CHECK_REFUSED(file.read(file.tensors()[4], 0, {}), Code::unimplemented, "m.safetensors", "\"odd\"", "F4");
     CHECK(file.tensors()[0].describe() == "F16 [3, 5]");
     CHECK(file.tensors()[3].count() == 1);
@@ -77,7 +83,8 @@ TEST_CASE("safetensors: each kind of bad header is named") {
     check(one(R"("dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0])"), {"\"w\""});
     check(one(R"("dtype":"F32","shape":[99999999999999999999],"data_offsets":[0,0])"), {"\"w\""});
     check(one(R"("dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,0])"), {"\"w\"", "dimension"});
-    check(one(R"("dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,4])"), {"\"w\"", "16 dimensions"});
+    check(one(R"("dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,4])"),
+          {"\"w\"", "16 dimensions"});
     check(one(R"("dtype":"F32","shape":[4],"data_offsets":[0,16,16])"), {"\"w\"", "two data_offsets"});
     check(one(R"("dtype":"F32","shape":[4],"data_offsets":[0])"), {"\"w\"", "two data_offsets"});
     check(one(R"("dtype":"F32","shape":[4])"), {"\"w\"", "data_offsets"});
@@ -87,11 +94,14 @@ TEST_CASE("safetensors: each kind of bad header is named") {
     check(one(R"("dtype":"F32","shape":[[4]],"data_offsets":[0,16])"), {"list"});
     check(one(R"("dtype":"F32","shape":{"a":1},"data_offsets":[0,16])"), {"object"});
     check(one(R"("dtype":7,"shape":[4],"data_offsets":[0,16])"), {"number"});
-    check(one(R"("dtype":"F32","shape":[4],"data_offsets":[18446744073709551599,18446744073709551615])"), {"\"w\"", "ends at byte"});
-    check(R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[16,32]}})",
-          {"\"w\"", "twice"});
-    check(R"({"v":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[12,28]}})",
-          {"\"v\"", "\"w\"", "overlap"});
+    check(one(R"("dtype":"F32","shape":[4],"data_offsets":[18446744073709551599,18446744073709551615])"),
+          {"\"w\"", "ends at byte"});
+    check(
+        R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[16,32]}})",
+        {"\"w\"", "twice"});
+    check(
+        R"({"v":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[12,28]}})",
+        {"\"v\"", "\"w\"", "overlap"});
     check(R"({"w":7})", {"number"});
     check(R"({"w":[1]})", {"list"});
     check(R"({"w":null})", {"null"});
@@ -109,12 +119,14 @@ TEST_CASE("safetensors: files that are not all there") {
     const std::string good = safetensors_of({"a", "b"});
     CHECK_REFUSED(parse(""), Code::data_loss, "m.safetensors", "empty");
     CHECK_REFUSED(parse("abc"), Code::data_loss, "only 3 bytes");
-    CHECK_REFUSED(parse("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), Code::data_loss, "m.safetensors",
-                  "Git-LFS", "git lfs pull");
+    CHECK_REFUSED(parse("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), Code::data_loss,
+                  "m.safetensors", "Git-LFS", "git lfs pull");
     CHECK_REFUSED(parse(bytes_of(uint64_t{1} << 40) + "{}"), Code::invalid_argument, "m.safetensors", "header");
     CHECK_REFUSED(parse(bytes_of(~uint64_t{0}) + "{}"), Code::invalid_argument, "m.safetensors");
-    CHECK_REFUSED(parse(bytes_of(uint64_t{90'000'000}) + "{}"), Code::data_loss, "claims a header of 90000000", "incomplete");
-    CHECK_REFUSED(parse(good.substr(0, good.size() - 1)), Code::data_loss, ("claims " + std::to_string(good.size()) + " bytes").c_str(),
+    CHECK_REFUSED(parse(bytes_of(uint64_t{90'000'000}) + "{}"), Code::data_loss, "claims a header of 90000000",
+                  "incomplete");
+    CHECK_REFUSED(parse(good.substr(0, good.size() - 1)), Code::data_loss,
+                  ("claims " + std::to_string(good.size()) + " bytes").c_str(),
                   ("has " + std::to_string(good.size() - 1)).c_str(), "incomplete", "\"b\"");
     for (size_t length = 0; length < good.size(); ++length) {
         CAPTURE(length);
@@ -125,8 +137,9 @@ TEST_CASE("safetensors: files that are not all there") {
 }
 
 TEST_CASE("safetensors: bit flips never crash, and what passes lies inside the file") {
-    const std::string good = safetensors({{"layer.0.q_weight", "I32", {2, 3}, std::string(24, '\7')}, {"n", "F16", {4}, std::string(8, '\7')}},
-                                         R"("__metadata__":{"format":"pt"})");
+    const std::string good = safetensors(
+        {{"layer.0.q_weight", "I32", {2, 3}, std::string(24, '\7')}, {"n", "F16", {4}, std::string(8, '\7')}},
+        R"("__metadata__":{"format":"pt"})");
     size_t passed = 0, refused = 0;
     for (size_t bit = 0; bit < (good.size() - 32) * 8; ++bit) {
         std::string bad = good;

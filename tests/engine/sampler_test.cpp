@@ -1,3 +1,5 @@
+#include "engine/generate/sampler.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -5,7 +7,6 @@
 #include <random>
 
 #include "engine/base/error.h"
-#include "engine/generate/sampler.h"
 
 namespace quantplug::test {
 
@@ -79,7 +80,7 @@ TEST_CASE("draws follow the documented distribution (chi-square)") {
         for (int i = 0; i < draws; ++i) ++counts[size_t(sampler.sample(logits))];
         double chi = 0;
         int cells = 0;
-        double small_p = 0, small_n = 0;   // cells that are expected under 5 times share one
+        double small_p = 0, small_n = 0;  // cells that are expected under 5 times share one
         for (size_t i = 0; i < p.size(); ++i) {
             if (p[i] == 0) {
                 CHECK(counts[i] == 0);
@@ -120,7 +121,7 @@ TEST_CASE("log-probabilities are of the model's own distribution") {
     const auto top = most_probable(logits, 3);
     REQUIRE(top.size() == 3);
     CHECK(top[0].id == 2);
-    CHECK(top[1].id == 1);   // ties to the lowest id
+    CHECK(top[1].id == 1);  // ties to the lowest id
     CHECK(top[2].id == 3);
     CHECK(top[0].logprob == doctest::Approx(2 - total));
     CHECK(most_probable(logits, 100).size() == 4);

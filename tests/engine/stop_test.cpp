@@ -1,9 +1,10 @@
+#include "engine/generate/stop.h"
+
 #include <doctest/doctest.h>
 
 #include <random>
 
 #include "engine/base/error.h"
-#include "engine/generate/stop.h"
 
 namespace quantplug::test {
 

@@ -18,15 +18,18 @@ using engine::Tokenizer;
 using nlohmann::json;
 
 json good() {
-    return json::parse(R"({"version": "1.0", "added_tokens": [{"id": 4, "content": "<s>", "special": true, "normalized": false}],
+    return json::parse(
+        R"({"version": "1.0", "added_tokens": [{"id": 4, "content": "<s>", "special": true, "normalized": false}],
         "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "abb": 3}, "merges": ["a b", ["ab", "b"]]}})");
 }
 
 void refused(const json& file, const std::string& reason) {
     CAPTURE(file.dump());
-    CHECK_THROWS_WITH_AS(parse_tokenizer_json(file.dump(), "tokenizer.json"), doctest::Contains(reason.c_str()), engine::Error);
-    CHECK_THROWS_WITH_AS(parse_tokenizer_json(file.dump(), "tokenizer.json"), doctest::Contains("tokenizer.json"), engine::Error);
+    CHECK_THROWS_WITH_AS(parse_tokenizer_json(file.dump(), "tokenizer.json"), doctest::Contains(reason.c_str()),
+                         engine::Error);
+    CHECK_THROWS_WITH_AS(parse_tokenizer_json(file.dump(), "tokenizer.json"), doctest::Contains("tokenizer.json"),
+                         engine::Error);
 }
 
 json with(const char* pointer, json value) {
@@ -45,10 +48,12 @@ TEST_CASE("the smallest tokenizer, its keys in any order") {
     const auto tokenizer = parse_tokenizer_json(good().dump(), "test");
     CHECK(tokenizer->encode("abbab", Tokenizer::Bos::automatic, true) == std::vector<int32_t>{3, 2});
     CHECK(tokenizer->encode("a<s>b", Tokenizer::Bos::off, true) == std::vector<int32_t>{0, 4, 1});
-    CHECK(tokenizer->encode("xyz", Tokenizer::Bos::off, true).empty());   // no unk token: nothing, as in Hugging Face's
+    CHECK(tokenizer->encode("xyz", Tokenizer::Bos::off, true).empty());  // no unk token: nothing, as in Hugging Face's
     CHECK(tokenizer->decode(std::vector<int32_t>{0, 3}, false) == "a abb");
-    CHECK_THROWS_WITH_AS(tokenizer->encode("a", Tokenizer::Bos::on, true), doctest::Contains("no BOS token"), engine::Error);
-    const std::string reversed = R"({"model": {"merges": [["a", "b"]], "unknown": [[{}]], "vocab": {"ab": 2, "b": 1, "a": 0}}, "added_tokens": null, "x": {"y": [1, "z"]}})";
+    CHECK_THROWS_WITH_AS(tokenizer->encode("a", Tokenizer::Bos::on, true), doctest::Contains("no BOS token"),
+                         engine::Error);
+    const std::string reversed =
+        R"({"model": {"merges": [["a", "b"]], "unknown": [[{}]], "vocab": {"ab": 2, "b": 1, "a": 0}}, "added_tokens": null, "x": {"y": [1, "z"]}})";
     CHECK(parse_tokenizer_json(reversed, "test")->encode("ab", Tokenizer::Bos::off, true) == std::vector<int32_t>{2});
     CHECK(parse_tokenizer_json("\xEF\xBB\xBF" + good().dump(), "test")->size() == 5);
 }
@@ -83,11 +88,14 @@ TEST_CASE("vocabulary and merges") {
     refused(with("/model/end_of_word_suffix", "</w>"), "'end_of_word_suffix' is '</w>'");
     refused(with("/model/byte_fallback", "yes"), "'byte_fallback' is neither true nor false");
     CHECK_NOTHROW(parse_tokenizer_json(with("/model/end_of_word_suffix", "").dump(), "test"));
-    CHECK_NOTHROW(parse_tokenizer_json(with("/model/vocab/a", 1000).dump(), "test"));   // ids may have holes
-    CHECK_THROWS_WITH_AS(parse_tokenizer_json(R"({"model": {"vocab": {"a": 0, "a": 1}, "merges": []}})", "test"), doctest::Contains("twice"), engine::Error);
-    CHECK_THROWS_WITH_AS(parse_tokenizer_json(R"({"model": {"vocab": {"a": 0}, "merges": [], "vocab": {}}})", "test"), doctest::Contains("'vocab' twice"), engine::Error);
+    CHECK_NOTHROW(parse_tokenizer_json(with("/model/vocab/a", 1000).dump(), "test"));  // ids may have holes
+    CHECK_THROWS_WITH_AS(parse_tokenizer_json(R"({"model": {"vocab": {"a": 0, "a": 1}, "merges": []}})", "test"),
+                         doctest::Contains("twice"), engine::Error);
+    CHECK_THROWS_WITH_AS(parse_tokenizer_json(R"({"model": {"vocab": {"a": 0}, "merges": [], "vocab": {}}})", "test"),
+                         doctest::Contains("'vocab' twice"), engine::Error);
     const auto unk = parse_tokenizer_json(with("/model/unk_token", "<unk>").dump(), "test");
-    CHECK_THROWS_WITH_AS(unk->encode("x", Tokenizer::Bos::off, true), doctest::Contains("unk_token '<unk>' is not in its vocabulary"), engine::Error);
+    CHECK_THROWS_WITH_AS(unk->encode("x", Tokenizer::Bos::off, true),
+                         doctest::Contains("unk_token '<unk>' is not in its vocabulary"), engine::Error);
 }
 
 TEST_CASE("added tokens") {
@@ -101,23 +109,34 @@ TEST_CASE("added tokens") {
     refused(with("/added_tokens/1", json{{"id", 4}, {"content", "<t>"}}), "have the same id 4");
     refused(with("/added_tokens/1", json{{"id", 5}, {"content", "<s>"}}), "is there with two ids");
     CHECK(parse_tokenizer_json(with("/added_tokens/0/id", 50).dump(), "test")->size() == 51);
-    CHECK(parse_tokenizer_json(with("/added_tokens/0", json{{"id", 9}, {"content", "ab"}}).dump(), "test")->token_to_id("ab") == 2);
+    CHECK(parse_tokenizer_json(with("/added_tokens/0", json{{"id", 9}, {"content", "ab"}}).dump(), "test")
+              ->token_to_id("ab") == 2);
 }
 
 TEST_CASE("parts that are not known are named") {
     refused(with("/normalizer", json{{"type", "Precompiled"}}), "normalizer 'Precompiled' is not supported yet");
     refused(with("/normalizer", "NFC"), "normalizer is no object");
-    refused(with("/pre_tokenizer", json{{"type", "UnicodeScripts"}}), "pre_tokenizer 'UnicodeScripts' is not supported yet");
-    refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Isolated"}}), "key 'pattern' is missing in 'Split'");
-    refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Cut"}, {"pattern", {{"String", "a"}}}}), "behavior is 'Cut'");
-    refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Isolated"}, {"pattern", {{"Regex", "(a"}}}}), "'(a' does not compile");
-    refused(with("/pre_tokenizer", json{{"type", "Metaspace"}, {"replacement", "ab"}}), "'replacement' is not one character");
+    refused(with("/pre_tokenizer", json{{"type", "UnicodeScripts"}}),
+            "pre_tokenizer 'UnicodeScripts' is not supported yet");
+    refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Isolated"}}),
+            "key 'pattern' is missing in 'Split'");
+    refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Cut"}, {"pattern", {{"String", "a"}}}}),
+            "behavior is 'Cut'");
+    refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Isolated"}, {"pattern", {{"Regex", "(a"}}}}),
+            "'(a' does not compile");
+    refused(with("/pre_tokenizer", json{{"type", "Metaspace"}, {"replacement", "ab"}}),
+            "'replacement' is not one character");
     refused(with("/decoder", json{{"type", "WordPiece"}}), "decoder 'WordPiece' is not supported yet");
-    refused(with("/decoder", json{{"type", "Sequence"}, {"decoders", {{{"type", "Fuse"}}, {{"type", "ByteFallback"}}}}}), "behind ByteLevel or Fuse");
+    refused(
+        with("/decoder", json{{"type", "Sequence"}, {"decoders", {{{"type", "Fuse"}}, {{"type", "ByteFallback"}}}}}),
+        "behind ByteLevel or Fuse");
     refused(with("/decoder", json{{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}}), "key 'start'");
-    refused(with("/post_processor", json{{"type", "RobertaProcessing"}}), "post_processor 'RobertaProcessing' is not supported yet");
+    refused(with("/post_processor", json{{"type", "RobertaProcessing"}}),
+            "post_processor 'RobertaProcessing' is not supported yet");
     const auto processor = [](const char* id, int64_t number) {
-        return json{{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", id}}}}, {{"Sequence", {{"id", "A"}}}}}}, {"special_tokens", {{"<s>", {{"ids", {number}}}}}}};
+        return json{{"type", "TemplateProcessing"},
+                    {"single", {{{"SpecialToken", {{"id", id}}}}, {{"Sequence", {{"id", "A"}}}}}},
+                    {"special_tokens", {{"<s>", {{"ids", {number}}}}}}};
     };
     refused(with("/post_processor", processor("<t>", 4)), "names '<t>'");
     refused(with("/post_processor", processor("<s>", 5)), "has id 5, the vocabulary 5 ids");
@@ -133,11 +152,14 @@ TEST_CASE("nesting, truncation, bytes that are not JSON") {
         const std::string deep = std::string("{\"") + key + "\":" + std::string(100'000, '[');
         CHECK_THROWS_AS(parse_tokenizer_json(deep, "test"), engine::Error);
     }
-    CHECK_THROWS_WITH_AS(parse_tokenizer_json("{\"x\":" + std::string(70, '[') + std::string(70, ']') + "}", "test"), doctest::Contains("nested deeper than 64"), engine::Error);
-    for (const char* text : {"", "[]", "1", "null", "\"a\"", "{", "{\"model\":{\"vocab\":{\"\\ud800\":0}}}", "{\"model\":{\"vocab\":{\"\xff\":0}}}"})
+    CHECK_THROWS_WITH_AS(parse_tokenizer_json("{\"x\":" + std::string(70, '[') + std::string(70, ']') + "}", "test"),
+                         doctest::Contains("nested deeper than 64"), engine::Error);
+    for (const char* text : {"", "[]", "1", "null", "\"a\"", "{", "{\"model\":{\"vocab\":{\"\\ud800\":0}}}",
+                             "{\"model\":{\"vocab\":{\"\xff\":0}}}"})
         CHECK_THROWS_AS(parse_tokenizer_json(text, "test"), engine::Error);
     const std::string whole = good().dump();
-    for (size_t n = 0; n < whole.size(); ++n) CHECK_THROWS_AS(parse_tokenizer_json(whole.substr(0, n), "test"), engine::Error);
+    for (size_t n = 0; n < whole.size(); ++n)
+        CHECK_THROWS_AS(parse_tokenizer_json(whole.substr(0, n), "test"), engine::Error);
 }
 
 TEST_CASE("flipped bits: an Error or a tokenizer, nothing else") {
@@ -149,10 +171,12 @@ TEST_CASE("flipped bits: an Error or a tokenizer, nothing else") {
         const std::string whole((std::istreambuf_iterator<char>(in)), {});
         for (int round = 0; round < 300; ++round) {
             std::string text = whole;
-            for (int flips = 1 + static_cast<int>(random() % 3); flips > 0; --flips) text[random() % text.size()] ^= static_cast<char>(1 << random() % 8);
+            for (int flips = 1 + static_cast<int>(random() % 3); flips > 0; --flips)
+                text[random() % text.size()] ^= static_cast<char>(1 << random() % 8);
             try {
                 const auto tokenizer = parse_tokenizer_json(text, "test");
-                (void)tokenizer->decode(tokenizer->encode("<s>Hello 12 \xE4\xBD\xA0 foo", Tokenizer::Bos::automatic, true), true);
+                (void)tokenizer->decode(
+                    tokenizer->encode("<s>Hello 12 \xE4\xBD\xA0 foo", Tokenizer::Bos::automatic, true), true);
             } catch (const engine::Error&) {
             }
         }

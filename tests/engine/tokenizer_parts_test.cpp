@@ -27,7 +27,8 @@ TEST_CASE("normalizers") {
     for (const json& part : parts("normalizers")) {
         CAPTURE(part["object"].dump());
         const auto normalizer = engine::Normalizer::parse(part["object"], "test");
-        for (const json& one : part["cases"]) CHECK(normalizer.apply(one[0].get<std::string>(), scratch) == one[1].get<std::string>());
+        for (const json& one : part["cases"])
+            CHECK(normalizer.apply(one[0].get<std::string>(), scratch) == one[1].get<std::string>());
     }
 }
 
@@ -108,7 +109,8 @@ TEST_CASE("a hostile expression ends in an error") {
     engine::RegexScratch scratch;
     std::vector<engine::Match> matches;
     const std::string text(5000, 'a');
-    CHECK_THROWS_WITH_AS(regex.find_all(text, scratch, matches), doctest::Contains("failed on this text"), engine::Error);
+    CHECK_THROWS_WITH_AS(regex.find_all(text, scratch, matches), doctest::Contains("failed on this text"),
+                         engine::Error);
 }
 
 }  // namespace

@@ -1,4 +1,7 @@
-// Whole tokenizers against the ids and texts of Hugging Face's tokenizers and of sentencepiece (tests/data/tokenizers/make.py).
+// Whole tokenizers against the ids and texts of Hugging Face's tokenizers and of sentencepiece
+// (tests/data/tokenizers/make.py).
+#include "engine/tokenizer/tokenizer.h"
+
 #include <doctest/doctest.h>
 
 #include <fstream>
@@ -8,7 +11,6 @@
 #include <thread>
 
 #include "engine/base/error.h"
-#include "engine/tokenizer/tokenizer.h"
 #include "tests/support/data.h"
 
 namespace quantplug::test {
@@ -76,7 +78,7 @@ TEST_CASE("tokenizer.json with byte fallback: the ids and texts of Hugging Face'
 
 TEST_CASE("tokenizer.model: the ids and texts of sentencepiece") {
     const auto tokenizer = load_tokenizer(folder("sentencepiece"));
-    CHECK(tokenizer->size() == 421);   // <tag> of added_tokens_decoder
+    CHECK(tokenizer->size() == 421);  // <tag> of added_tokens_decoder
     CHECK(tokenizer->bos_id() == 1);
     CHECK(tokenizer->eos_id() == 2);
     CHECK(tokenizer->adds_bos());
@@ -100,18 +102,21 @@ TEST_CASE("tokenizer.model: the ids and texts of sentencepiece") {
 TEST_CASE("tokenizer.model without `legacy`: one prefix space, at the start") {
     const TempDir temp;
     std::filesystem::copy(folder("sentencepiece") / "tokenizer.model", temp.path());
-    std::ofstream(temp.path() / "tokenizer_config.json") << R"({"legacy": false, "add_bos_token": false, "bos_token": null})";
+    std::ofstream(temp.path() / "tokenizer_config.json")
+        << R"({"legacy": false, "add_bos_token": false, "bos_token": null})";
     const auto now = load_tokenizer(temp.path());
     const auto before = load_tokenizer(folder("sentencepiece"));
     CHECK_FALSE(now->adds_bos());
-    CHECK(now->encode("the dog", Tokenizer::Bos::automatic, true) == before->encode("the dog", Tokenizer::Bos::off, true));
+    CHECK(now->encode("the dog", Tokenizer::Bos::automatic, true) ==
+          before->encode("the dog", Tokenizer::Bos::off, true));
     CHECK(now->decode(now->encode("<s>the</s> dog", Tokenizer::Bos::off, true), true) == "<s>the</s> dog");
     CHECK(before->decode(before->encode("<s>the</s> dog", Tokenizer::Bos::off, true), true) == "<s> the</s>  dog");
 }
 
 TEST_CASE("a folder without a tokenizer, with tiktoken text, with a broken model") {
     const TempDir temp;
-    CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("neither tokenizer.json nor tokenizer.model"), engine::Error);
+    CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("neither tokenizer.json nor tokenizer.model"),
+                         engine::Error);
     std::ofstream(temp.path() / "tokenizer.model") << "IQ== 0\nIg== 1\n";
     CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("tiktoken"), engine::Error);
     std::ofstream(temp.path() / "tokenizer.model") << "\x0a\xff\xff\xff";
@@ -127,7 +132,8 @@ TEST_CASE("BOS: as the files say, on, off; once") {
         std::ofstream(temp.path() / "tokenizer_config.json") << text;
         return load_tokenizer(temp.path());
     };
-    const auto plain = config(R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 1000000000000000019884624838656})");
+    const auto plain = config(
+        R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 1000000000000000019884624838656})");
     CHECK(plain->adds_bos());
     CHECK(plain->eos_id() == 401);
     const Ids text = plain->encode("the", Tokenizer::Bos::off, true);
@@ -139,7 +145,7 @@ TEST_CASE("BOS: as the files say, on, off; once") {
     const auto other = config(R"({"bos_token": "</s>", "add_bos_token": true})");
     CHECK(other->adds_bos());
     CHECK(other->encode("the", Tokenizer::Bos::automatic, true).front() == 401);
-    CHECK_THROWS_WITH_AS(config("[1, 2"), doctest::Contains("tokenizer_config.json is no valid JSON"), engine::Error);
+    CHECK_THROWS_WITH_AS(config("[1, 2"), doctest::Contains("tokenizer_config.json is not valid JSON"), engine::Error);
 }
 
 TEST_CASE("input that is no UTF-8 counts as U+FFFD, each maximal part once") {
@@ -167,13 +173,14 @@ TEST_CASE("random bytes and random ids: text comes out in whole characters, stre
             const Ids from_text = tokenizer->encode(text, Tokenizer::Bos::automatic, round % 2 == 0);
             for (int32_t id : from_text) REQUIRE((id >= 0 && id < tokenizer->size()));
             Ids ids(random() % 40);
-            for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(tokenizer->size() + 2)) - 1;
+            for (int32_t& id : ids)
+                id = static_cast<int32_t>(random() % static_cast<uint32_t>(tokenizer->size() + 2)) - 1;
             const std::string whole = tokenizer->decode(ids, true);
             Detokenizer detokenizer(*tokenizer, true);
             std::string joined;
             for (int32_t id : ids) {
                 const std::string part = detokenizer.push(id);
-                CHECK(nlohmann::json(part).dump().size() >= 2);   // throws where it is not UTF-8
+                CHECK(nlohmann::json(part).dump().size() >= 2);  // throws where it is not UTF-8
                 joined += part;
             }
             CHECK(joined + detokenizer.finish() == whole);
@@ -192,7 +199,9 @@ TEST_CASE("a long text without any place to cut, and many threads at once") {
         threads.emplace_back([&] {
             for (int round = 0; round < 10; ++round)
                 for (const auto& one : all)
-                    if (tokenizer->encode(one["text"].get<std::string>(), Tokenizer::Bos::off, one["special"]) != one["ids"].get<Ids>()) ++count;
+                    if (tokenizer->encode(one["text"].get<std::string>(), Tokenizer::Bos::off, one["special"]) !=
+                        one["ids"].get<Ids>())
+                        ++count;
         });
     for (std::thread& thread : threads) thread.join();
     CHECK(wrong == std::vector<int>(4));

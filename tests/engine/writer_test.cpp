@@ -19,7 +19,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-size_t entries(const fs::path& path) { return size_t(std::distance(fs::directory_iterator(path), fs::directory_iterator())); }
+size_t entries(const fs::path& path) {
+    return size_t(std::distance(fs::directory_iterator(path), fs::directory_iterator()));
+}
 
 /// A file-size limit for the scope: writing beyond it fails as on a full disk.
 class SmallDisk {
@@ -48,9 +50,10 @@ TEST_CASE("writer: what is written is read back, aligned and without holes") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     const TempDir dir;
-    const std::vector<TensorDecl> tensors{{"odd", StoredType::u8, {3}},        {"half \"quoted\"\n", StoredType::f16, {5, 3}},
-                                          {"wide", StoredType::f32, {7, 2}},  {"none", StoredType::bf16, {0, 4}},
-                                          {"int", StoredType::i32, {1, 1, 3}}, {"scalar", StoredType::f64, {}}};
+    const std::vector<TensorDecl> tensors{
+        {"odd", StoredType::u8, {3}},        {"half \"quoted\"\n", StoredType::f16, {5, 3}},
+        {"wide", StoredType::f32, {7, 2}},   {"none", StoredType::bf16, {0, 4}},
+        {"int", StoredType::i32, {1, 1, 3}}, {"scalar", StoredType::f64, {}}};
     std::map<std::string, std::string> data;
     SafetensorsWriter writer(dir.path() / "m.safetensors", tensors, {{"format", "pt"}, {"a", "\xc3\xa9"}});
     std::vector<std::string> order;
@@ -119,14 +122,15 @@ TEST_CASE("writer: wrong use is an error, and nothing is left behind") {
     write_file(path, "mine");
     CHECK_REFUSED(make({}), Code::already_exists, "m.safetensors");
     CHECK(read_file(path) == "mine");
-    CHECK_REFUSED(SafetensorsWriter("/nonexistent/m.safetensors", {}), Code::failed_precondition, "/nonexistent/m.safetensors");
+    CHECK_REFUSED(SafetensorsWriter("/nonexistent/m.safetensors", {}), Code::failed_precondition,
+                  "/nonexistent/m.safetensors");
 }
 
 TEST_CASE("writer: a full disk is said at once, and nothing is left behind") {
     const TempDir dir;
     const SmallDisk disk(100'000);
-    CHECK_REFUSED(SafetensorsWriter(dir.path() / "m.safetensors", {{"a", StoredType::f32, {1'000'000}}}), Code::resource_exhausted,
-                  "m.safetensors", "free some space");
+    CHECK_REFUSED(SafetensorsWriter(dir.path() / "m.safetensors", {{"a", StoredType::f32, {1'000'000}}}),
+                  Code::resource_exhausted, "m.safetensors", "free some space");
     CHECK(entries(dir.path()) == 0);
     CHECK_REFUSED(
         [&] {
@@ -184,8 +188,9 @@ TEST_CASE("output folder: side files are copied, weights and what describes them
     const TempDir dir;
     const fs::path source = dir.path() / "source";
     fs::create_directories(source / "sub");
-    for (const char* name : {"config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE", "model.safetensors",
-                             "pytorch_model.bin", "m.gguf", "model.safetensors.index.json", "quantize_config.json", ".hidden", "sub/x.json"})
+    for (const char* name : {"config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE",
+                             "model.safetensors", "pytorch_model.bin", "m.gguf", "model.safetensors.index.json",
+                             "quantize_config.json", ".hidden", "sub/x.json"})
         write_file(source / name, name);
     fs::create_symlink("tokenizer.json", source / "linked.json");
     OutputFolder folder(dir.path() / "out");
@@ -193,10 +198,11 @@ TEST_CASE("output folder: side files are copied, weights and what describes them
     folder.copy_side_files(source);
     folder.commit();
     std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(dir.path() / "out")) names.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(dir.path() / "out"))
+        names.push_back(entry.path().filename().string());
     std::sort(names.begin(), names.end());
-    CHECK(names == std::vector<std::string>{"LICENSE", "chat_template.jinja", "config.json", "linked.json", "tokenizer.json",
-                                            "tokenizer.model"});
+    CHECK(names == std::vector<std::string>{"LICENSE", "chat_template.jinja", "config.json", "linked.json",
+                                            "tokenizer.json", "tokenizer.model"});
     CHECK(read_file(dir.path() / "out" / "config.json") == "mine");
     CHECK(read_file(dir.path() / "out" / "linked.json") == "tokenizer.json");
     CHECK_FALSE(fs::is_symlink(dir.path() / "out" / "linked.json"));

@@ -8,6 +8,6 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const std::string reason = quantplug::host::why_not_a_plugin(std::as_bytes(std::span(data, size)));
-    if (reason.find('\n') != std::string::npos) std::abort();   // the end of one sentence
+    if (reason.find('\n') != std::string::npos) std::abort();  // the end of one sentence
     return 0;
 }

@@ -13,7 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     try {
         for (const TensorInfo& tensor : read_safetensors_header(source).tensors) {
             if (tensor.offset > size || tensor.bytes > size - tensor.offset) std::abort();
-            if (tensor.type != StoredType::unknown && tensor.count() * size_of(tensor.type) != tensor.bytes) std::abort();
+            if (tensor.type != StoredType::unknown && tensor.count() * size_of(tensor.type) != tensor.bytes)
+                std::abort();
         }
     } catch (const Error&) {
     }

@@ -38,24 +38,28 @@ TEST_CASE("ExLlamaV2's spellings become long forms") {
     CHECK(expand_spellings({"quantize", "-cf", "out", "-hb", "6", "-i", "in", "-nr"}) ==
           Words{"quantize", "--compile-full", "out", "--head-bits", "6", "-i", "in", "--no-resume"});
     CHECK(expand_spellings({"chat", "-mode", "llama"}) == Words{"chat", "--mode", "llama"});
-    CHECK(expand_spellings({"-om", "-mr", "-ml", "-ss", "-rs", "-ra"}) == Words{"--output-measurement", "--measurement-rows",
-                                                                              "--measurement-length", "--shard-size", "--rope-scale",
-                                                                              "--rope-alpha"});
-    CHECK(expand_spellings({"generate", "-p", "-hb", "--stop", "-cf"}) == Words{"generate", "-p", "-hb", "--stop", "-cf"});
+    CHECK(expand_spellings({"-om", "-mr", "-ml", "-ss", "-rs", "-ra"}) ==
+          Words{"--output-measurement", "--measurement-rows", "--measurement-length", "--shard-size", "--rope-scale",
+                "--rope-alpha"});
+    CHECK(expand_spellings({"generate", "-p", "-hb", "--stop", "-cf"}) ==
+          Words{"generate", "-p", "-hb", "--stop", "-cf"});
     CHECK(expand_spellings({"generate", "--", "-cf"}) == Words{"generate", "--", "-cf"});
     CHECK(expand_spellings({"-model", "-c", "cf"}) == Words{"-model", "-c", "cf"});
 }
 
 TEST_CASE("generate takes its flags") {
     const CommandLine line =
-        parse({"generate", "dir",    "-p",        "",       "-n",  "7",       "--temp",   "0",        "--top-k", "40",       "--seed",
-               "18446744073709551615", "--stop",   "a",     "--stop", "b,c",   "--bos",    "off",      "--special", "on", "--logprobs", "3",
-               "--json",   "--ctx",  "512",       "--threads", "64", "--device", "cuda:1",   "--compute", "exact",  "--option", "a=b",
-               "--option", "c=d=e",  "--ignore-eos", "-v", "-v"});
+        parse({"generate",  "dir",       "-p",         "",         "-n",     "7",
+               "--temp",    "0",         "--top-k",    "40",       "--seed", "18446744073709551615",
+               "--stop",    "a",         "--stop",     "b,c",      "--bos",  "off",
+               "--special", "on",        "--logprobs", "3",        "--json", "--ctx",
+               "512",       "--threads", "64",         "--device", "cuda:1", "--compute",
+               "exact",     "--option",  "a=b",        "--option", "c=d=e",  "--ignore-eos",
+               "-v",        "-v"});
     CHECK(line.command == "generate");
     const GenerateArguments& g = line.generate;
     CHECK(g.model == "dir");
-    CHECK(g.input.has_text);   // an empty prompt is a prompt
+    CHECK(g.input.has_text);  // an empty prompt is a prompt
     CHECK(!g.input.has_ids);
     CHECK(g.n_tokens == 7);
     CHECK(g.sampling.temperature == 0.0);
@@ -70,7 +74,8 @@ TEST_CASE("generate takes its flags") {
     CHECK(g.json);
     CHECK(g.verbosity() == 2);
     const Options options = load_options(g);
-    const Options expected = {{"device", "cuda:1"}, {"compute", "exact"}, {"threads", "64"}, {"ctx", "512"}, {"a", "b"}, {"c", "d=e"}};
+    const Options expected = {{"device", "cuda:1"}, {"compute", "exact"}, {"threads", "64"},
+                              {"ctx", "512"},       {"a", "b"},           {"c", "d=e"}};
     CHECK(options == expected);
 }
 
@@ -91,8 +96,8 @@ TEST_CASE("what is not given is not passed on") {
 }
 
 TEST_CASE("quantize takes the converter's flags") {
-    const QuantizeArguments q = parse({"quantize", "-i", "in", "-o", "work", "-cf", "out", "--to", "gptq", "--method", "rtn", "-b", "4.25", "-hb",
-                                       "6", "--group-size", "-1"})
+    const QuantizeArguments q = parse({"quantize", "-i", "in", "-o", "work", "-cf", "out", "--to", "gptq", "--method",
+                                       "rtn", "-b", "4.25", "-hb", "6", "--group-size", "-1"})
                                     .quantize;
     CHECK(q.in == "in");
     CHECK(q.work == "work");
@@ -101,7 +106,8 @@ TEST_CASE("quantize takes the converter's flags") {
     CHECK(q.bits == 4.25);
     CHECK(q.head_bits == 6);
     CHECK(q.group_size == -1);
-    CHECK(parse({"quantize", "-i", "i", "-cf", "o", "--to", "exl2", "--method", "rtn", "--bits", "3"}).quantize.bits == 3.0);
+    CHECK(parse({"quantize", "-i", "i", "-cf", "o", "--to", "exl2", "--method", "rtn", "--bits", "3"}).quantize.bits ==
+          3.0);
 }
 
 TEST_CASE("wrong usage is one sentence that names the flag") {
@@ -135,7 +141,8 @@ TEST_CASE("wrong usage is one sentence that names the flag") {
         {{"quantize", "-i", "a", "-cf", "b", "--to", "awq", "--method", "rtn"}, "--to"},
         {{"quantize", "-i", "a", "-cf", "b", "--to", "exl2", "--method", "gptq"}, "--method"},
         {{"quantize", "-i", "a", "-cf", "b", "--to", "exl2", "--method", "rtn", "-m", "f"}, "-m is not a flag"},
-        {{"quantize", "-i", "a", "-cf", "b", "--to", "exl2", "--method", "rtn", "-om", "f"}, "--output-measurement is not a flag"},
+        {{"quantize", "-i", "a", "-cf", "b", "--to", "exl2", "--method", "rtn", "-om", "f"},
+         "--output-measurement is not a flag"},
     };
     for (const auto& [words, part] : cases) {
         const std::string error = usage_error(words), expected = part;
@@ -147,11 +154,13 @@ TEST_CASE("wrong usage is one sentence that names the flag") {
 }
 
 TEST_CASE("each command has help with a worked example") {
-    for (const char* name : {"plugins", "info", "generate", "tokenize", "detokenize", "perplexity", "dequantize", "import-gguf", "quantize"}) {
+    for (const char* name : {"plugins", "info", "generate", "tokenize", "detokenize", "perplexity", "dequantize",
+                             "import-gguf", "quantize"}) {
         CAPTURE(name);
         const CommandLine line = parse({name, "--help"});
         CHECK(line.command.empty());
-        CHECK(contains(line.text, (std::string("  quantplug ") + name + " ").c_str()) != contains(line.text, "  quantplug plugins\n"));
+        CHECK(contains(line.text, (std::string("  quantplug ") + name + " ").c_str()) !=
+              contains(line.text, "  quantplug plugins\n"));
         CHECK(contains(line.text, "Example: "));
     }
     CHECK(contains(parse({"--help"}).text, "perplexity"));
@@ -199,7 +208,7 @@ TEST_CASE("sampling is resolved key by key: flag, the model's own, the program's
     model.set = QP_SET_TEMPERATURE | QP_SET_TOP_K;
     model.temperature = 0.2;
     model.top_k = 20;
-    model.min_p = 0.9;   // not set: not read
+    model.min_p = 0.9;  // not set: not read
     flags.top_p = 0.5;
     flags.seed = 5;
     s = resolve_sampling(flags, model, 77);

@@ -42,7 +42,8 @@ TEST_CASE("a plugin is recognised, stripped or not, as a file and in memory") {
         CHECK(why_not_a_plugin(kBuilt / name) == "");
         CHECK(why_not_a_plugin(read_bytes(kBuilt / name)) == "");
     }
-    CHECK(read_bytes(kBuilt / "stripped/libstripped.so").size() < read_bytes(kBuilt / "plugins/libquantplug_fake.so").size());
+    CHECK(read_bytes(kBuilt / "stripped/libstripped.so").size() <
+          read_bytes(kBuilt / "plugins/libquantplug_fake.so").size());
 }
 
 TEST_CASE("what is no plugin gets its own reason, without running its code") {
@@ -54,14 +55,18 @@ TEST_CASE("what is no plugin gets its own reason, without running its code") {
     CHECK(file("text.so", "GROUP ( libm.so.6 )\n") == "is a text file, not a shared library");
     CHECK(file("empty.so", "") == "is an empty file");
     CHECK(file("bytes.so", std::string_view("\x00\x01\x02", 3)) == "is not an ELF file");
-    CHECK(contains(file("magic.so", "\x7f" "ELF"), "ends inside its header"));
+    CHECK(contains(file("magic.so",
+                        "\x7f"
+                        "ELF"),
+                   "ends inside its header"));
     CHECK(contains(why_not_a_plugin(dir.path()), "is a folder"));
     CHECK(contains(why_not_a_plugin(dir.path() / "absent.so"), "cannot be opened: No such file"));
     CHECK(why_not_a_plugin(fs::path("/dev/null")) == "is not a regular file");
 
     CHECK(why_not_a_plugin(kBuilt / "variants/libother_major.so") == "speaks ABI 2, this host 1");
     CHECK(contains(why_not_a_plugin(kBuilt / "variants/libno_entry.so"), "does not export quantplug_entry_v1"));
-    CHECK(contains(why_not_a_plugin(kBuilt / "variants/libfunction_entry.so"), "as a function, it must be a data object"));
+    CHECK(contains(why_not_a_plugin(kBuilt / "variants/libfunction_entry.so"),
+                   "as a function, it must be a data object"));
     CHECK(contains(why_not_a_plugin(kBuilt / "variants/libshort_entry.so"), "of 8 bytes, at least 40 are expected"));
 }
 

@@ -28,7 +28,7 @@ using Words = std::vector<std::string>;
 const fs::path kBuilt = QP_HOST_TEST_DIR;
 
 struct Result {
-    int exit_code = -1;   // 128 + the signal's number where one ended it
+    int exit_code = -1;  // 128 + the signal's number where one ended it
     std::string out, err;
 
     Json json() const { return Json::parse(out); }
@@ -36,7 +36,8 @@ struct Result {
 
 class Process {
  public:
-    Process(const fs::path& scratch, const Words& arguments, const std::string& input = "", std::map<std::string, std::string> environment = {})
+    Process(const fs::path& scratch, const Words& arguments, const std::string& input = "",
+            std::map<std::string, std::string> environment = {})
         : scratch_(scratch) {
         std::ofstream(scratch / "in", std::ios::binary) << input;
         int pipe_ends[2];
@@ -111,7 +112,8 @@ struct Setup {
             std::ofstream(folder + "/salt.txt") << salt;
         }
     }
-    Result run(const Words& arguments, const std::string& input = "", const std::map<std::string, std::string>& environment = {}) const {
+    Result run(const Words& arguments, const std::string& input = "",
+               const std::map<std::string, std::string>& environment = {}) const {
         return Process(dir.path(), arguments, input, environment).wait();
     }
 };
@@ -136,12 +138,19 @@ void check_has_keys(const Json& object, const Words& expected) {
 TEST_CASE("plugins lists what is found") {
     const Setup setup;
     const Json list = setup.run({"plugins", "--json"}).json().at("plugins");
-    const auto fake = std::find_if(list.begin(), list.end(), [](const Json& entry) { return entry.at("name") == "fake"; });
+    const auto fake =
+        std::find_if(list.begin(), list.end(), [](const Json& entry) { return entry.at("name") == "fake"; });
     REQUIRE(fake != list.end());
     check_has_keys(*fake, {"name", "version", "abi", "path", "status", "reason", "formats"});
     CHECK(fake->at("status") == "ok");
     CHECK(fake->at("abi") == 1);
     CHECK(fake->at("formats") == Json{"salt", "pepper"});
+    CHECK(setup.run({"plugins", "--backend", "fake"}).exit_code == 2);
+    const std::string library = kBuilt / "stripped" / "libstripped.so";
+    const Json with_path = setup.run({"plugins", "--json", "--backend", library}).json().at("plugins");
+    CHECK(with_path.at(0).at("path") == library);
+    CHECK(with_path.at(0).at("status") == "ok");
+    CHECK(contains(with_path.at(1).at("reason").get<std::string>(), "another plugin named 'fake' comes first"));
     const Result table = setup.run({"plugins"});
     CHECK(table.exit_code == 0);
     CHECK(contains(table.out, "salt,pepper"));
@@ -149,7 +158,8 @@ TEST_CASE("plugins lists what is found") {
     const Result none = setup.run({"plugins"}, "", {{"QUANTPLUG_PLUGIN_PATH", ""}});
     CHECK(none.exit_code == 0);
     CHECK(contains(none.out, "/usr/local/lib/quantplug"));
-    const Result bad = setup.run({"plugins", "--json"}, "", {{"QUANTPLUG_PLUGIN_PATH", (kBuilt / "variants").string() + ":/nowhere"}});
+    const Result bad =
+        setup.run({"plugins", "--json"}, "", {{"QUANTPLUG_PLUGIN_PATH", (kBuilt / "variants").string() + ":/nowhere"}});
     CHECK(bad.exit_code == 0);
     for (const Json& entry : bad.json().at("plugins")) CHECK(entry.at("status") == "rejected");
     CHECK(contains(bad.out, "has no manifest beside it"));
@@ -175,8 +185,10 @@ TEST_CASE("generate: keys, log-probabilities, streams, timing") {
     CHECK(result.exit_code == 0);
     CHECK(result.err == "");
     const Json out = result.json();
-    check_has_keys(out, {"prompt_ids", "ids", "text", "logprobs", "finish_reason", "timing", "peak_rss_bytes", "backend", "device"});
-    check_has_keys(out.at("timing"), {"load_s", "first_token_s", "prompt_tokens", "prefill_s", "decode_tokens", "decode_s"});
+    check_has_keys(out, {"prompt_ids", "ids", "text", "logprobs", "finish_reason", "timing", "peak_rss_bytes",
+                         "backend", "device"});
+    check_has_keys(out.at("timing"),
+                   {"load_s", "first_token_s", "prompt_tokens", "prefill_s", "decode_tokens", "decode_s"});
     CHECK(out.at("prompt_ids") == Json(test::fake_tokens("AB")));
     CHECK(out.at("ids") == Json{0, 1, 2});
     CHECK(out.at("text") == "abc");
@@ -191,7 +203,8 @@ TEST_CASE("generate: keys, log-probabilities, streams, timing") {
     CHECK(text.out == "abcd\n");
     CHECK(contains(text.err, "load "));
     CHECK(setup.run({"generate", setup.model, "-n", "4", "-p", "x", "-q"}).err == "");
-    CHECK(setup.run({"generate", setup.model, "-n", "1", "--ids", "4,5", "--json"}).json().at("prompt_ids") == Json{4, 5});
+    CHECK(setup.run({"generate", setup.model, "-n", "1", "--ids", "4,5", "--json"}).json().at("prompt_ids") ==
+          Json{4, 5});
     const Json bos = setup.run({"generate", setup.model, "-n", "1", "-p", "", "--bos", "on", "--json"}).json();
     CHECK(bos.at("prompt_ids") == Json{test::kFakeBos});
 }
@@ -200,13 +213,17 @@ TEST_CASE("tokenize and detokenize, by line too; text out is valid UTF-8") {
     const Setup setup;
     CHECK(setup.run({"tokenize", setup.model, "-p", "AB", "--json"}).json() == Json{{"ids", test::fake_tokens("AB")}});
     CHECK(setup.run({"tokenize", setup.model, "-p", "AB"}).out == "29,30\n");
-    CHECK(setup.run({"tokenize", setup.model, "--lines", "--json"}, "A\n\nB\n").out == "{\"ids\":[29]}\n{\"ids\":[]}\n{\"ids\":[30]}\n");
+    CHECK(setup.run({"tokenize", setup.model, "--lines", "--json"}, "A\n\nB\n").out ==
+          "{\"ids\":[29]}\n{\"ids\":[]}\n{\"ids\":[30]}\n");
     CHECK(setup.run({"tokenize", setup.model, "-p", "A", "--bos", "on"}).out == "36,29\n");
     CHECK(setup.run({"tokenize", setup.model, "-p", "A", "--option", "adds_bos=1"}).out == "36,29\n");
     CHECK(setup.run({"detokenize", setup.model, "--ids", "0,1,36"}).out == "ab\n");
     CHECK(setup.run({"detokenize", setup.model, "--ids", "[0, 36]", "--special", "on"}).out == "a<bos>\n");
-    CHECK(setup.run({"detokenize", setup.model, "--lines", "--json"}, "0,1\n2\n").out == "{\"text\":\"ab\"}\n{\"text\":\"c\"}\n");
-    CHECK(setup.run({"detokenize", setup.model, "--ids", "35,0", "--json"}).json().at("text") == "\xef\xbf\xbd" "a");
+    CHECK(setup.run({"detokenize", setup.model, "--lines", "--json"}, "0,1\n2\n").out ==
+          "{\"text\":\"ab\"}\n{\"text\":\"c\"}\n");
+    CHECK(setup.run({"detokenize", setup.model, "--ids", "35,0", "--json"}).json().at("text") ==
+          "\xef\xbf\xbd"
+          "a");
     const Result bad = setup.run({"detokenize", setup.model, "--lines"}, "0\nx\n");
     CHECK(bad.exit_code == 1);
     CHECK(contains(bad.err, "line 2: 'x' is not a token id"));
@@ -229,7 +246,8 @@ TEST_CASE("perplexity and KL agree with the naive formulas") {
         std::vector<float> all_logprobs;
         const size_t taken = bos ? ctx - 1 : ctx;
         for (size_t at = 0; at + taken <= ids.size(); at += taken, ++rows) {
-            std::vector<int32_t> row(ids.begin() + static_cast<std::ptrdiff_t>(at), ids.begin() + static_cast<std::ptrdiff_t>(at + taken));
+            std::vector<int32_t> row(ids.begin() + static_cast<std::ptrdiff_t>(at),
+                                     ids.begin() + static_cast<std::ptrdiff_t>(at + taken));
             if (bos) row.insert(row.begin(), test::kFakeBos);
             for (size_t i = 0; i + 1 < row.size(); ++i) {
                 std::vector<double> q, p;
@@ -244,7 +262,8 @@ TEST_CASE("perplexity and KL agree with the naive formulas") {
                 base_nll -= std::log(p[next]);
                 kl.push_back(0);
                 for (size_t v = 0; v < q.size(); ++v) kl.back() += p[v] * std::log(p[v] / q[v]);
-                same += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
+                same += std::max_element(p.begin(), p.end()) - p.begin() ==
+                        std::max_element(q.begin(), q.end()) - q.begin();
                 for (const double value : q) all_logprobs.push_back(static_cast<float>(std::log(value)));
             }
         }
@@ -255,14 +274,15 @@ TEST_CASE("perplexity and KL agree with the naive formulas") {
         for (const double value : kl) kl_mean += value / n;
         std::sort(kl.begin(), kl.end());
 
-        const Words arguments = {"perplexity", setup.model, "-f", file, "--ctx", "16", "--json", "--bos", bos ? "on" : "auto"};
+        const Words arguments = {"perplexity", setup.model,        "-f", file, "--ctx", "16", "--json",
+                                 "--bos",      bos ? "on" : "auto"};
         const Json plain = setup.run(arguments).json();
         Words with_base = arguments;
         with_base.insert(with_base.end(), {"--kl-base", setup.base, "--dump-logprobs", dump});
         const Json compared = setup.run(with_base).json();
         CHECK(keys(plain) == Words{"nll", "nll_se", "perplexity", "predictions", "rows", "text_tokens"});
         for (const Json& out : {plain, compared}) {
-            CHECK(out.at("nll").get<double>() == doctest::Approx(mean).epsilon(1e-6));   // score's results are float32
+            CHECK(out.at("nll").get<double>() == doctest::Approx(mean).epsilon(1e-6));  // score's results are float32
             CHECK(out.at("perplexity").get<double>() == doctest::Approx(std::exp(mean)).epsilon(1e-6));
             CHECK(out.at("nll_se").get<double>() == doctest::Approx(std::sqrt(squares / (n - 1) / n)).epsilon(1e-6));
             CHECK(out.at("predictions") == nll.size());
@@ -270,7 +290,10 @@ TEST_CASE("perplexity and KL agree with the naive formulas") {
             CHECK(out.at("text_tokens") == ids.size());
         }
         CHECK(compared.at("kl").get<double>() == doctest::Approx(kl_mean).epsilon(1e-9));
-        CHECK(compared.at("kl_p99").get<double>() == doctest::Approx(kl[static_cast<size_t>(std::ceil(n * 99 / 100)) - 1]).epsilon(1e-9));
+        const double rank = 0.99 * (n - 1), low = kl[static_cast<size_t>(rank)],
+                     high = kl[static_cast<size_t>(rank) + 1];
+        CHECK(compared.at("kl_p99").get<double>() ==
+              doctest::Approx(low + (rank - std::floor(rank)) * (high - low)).epsilon(1e-9));
         CHECK(compared.at("top1").get<double>() == doctest::Approx(static_cast<double>(same) / n));
         CHECK(compared.at("base_perplexity").get<double>() == doctest::Approx(std::exp(base_nll / n)).epsilon(1e-9));
 
@@ -281,19 +304,23 @@ TEST_CASE("perplexity and KL agree with the naive formulas") {
         std::vector<float> dumped(all_logprobs.size(), NAN);
         std::memcpy(dumped.data(), bytes.data() + bytes.size() - size, size);
         double worst = 0;
-        for (size_t i = 0; i < dumped.size(); ++i) worst = std::max(worst, std::abs(double{dumped[i]} - double{all_logprobs[i]}));
+        for (size_t i = 0; i < dumped.size(); ++i)
+            worst = std::max(worst, std::abs(double{dumped[i]} - double{all_logprobs[i]}));
         CHECK(worst < 1e-5);
     }
-    const Json itself = setup.run({"perplexity", setup.model, "-f", file, "--ctx", "16", "--kl-base", setup.model, "--json"}).json();
+    const Json itself =
+        setup.run({"perplexity", setup.model, "-f", file, "--ctx", "16", "--kl-base", setup.model, "--json"}).json();
     CHECK(itself.at("kl") == 0.0);
     CHECK(itself.at("top1") == 1.0);
     CHECK(itself.at("base_perplexity") == itself.at("perplexity"));
-    CHECK(contains(setup.run({"perplexity", setup.model, "-f", file}).err, "the text has 500 tokens, less than one row of --ctx 512"));
+    CHECK(contains(setup.run({"perplexity", setup.model, "-f", file}).err,
+                   "the text has 500 tokens, less than one row of --ctx 512"));
 }
 
 TEST_CASE("tools and the quantiser get their arguments, and their last event is the result") {
     const Setup setup;
-    const Json plain = setup.run({"dequantize", setup.model, "out", "--dtype", "f32", "--option", "x=[1]", "--json"}).json();
+    const Json plain =
+        setup.run({"dequantize", setup.model, "out", "--dtype", "f32", "--option", "x=[1]", "--json"}).json();
     CHECK(plain.at("tensors") == 3);
     CHECK(plain.at("bytes") == 12);
     CHECK(!plain.contains("event"));
@@ -308,8 +335,8 @@ TEST_CASE("tools and the quantiser get their arguments, and their last event is 
     CHECK(fault.exit_code == 1);
     CHECK(contains(fault.err, "sent an event that is no JSON object"));
 
-    const Result lines = setup.run({"quantize", "-i", setup.model, "-cf", "o", "--to", "exl2", "--method", "rtn", "-b", "4", "-hb", "6",
-                                    "--group-size", "32", "--json"});
+    const Result lines = setup.run({"quantize", "-i", setup.model, "-cf", "o", "--to", "exl2", "--method", "rtn", "-b",
+                                    "4", "-hb", "6", "--group-size", "32", "--json"});
     std::vector<Json> events;
     for (size_t at = 0; at < lines.out.size();) {
         const size_t end = lines.out.find('\n', at);
@@ -320,8 +347,9 @@ TEST_CASE("tools and the quantiser get their arguments, and their last event is 
     CHECK(events[0].at("event") == "layer");
     CHECK(events[1].at("event") == "done");
     check_has_keys(events[1], {"bits_per_weight", "seconds"});
-    CHECK(events[1].at("arguments") ==
-          Json{{"in", setup.model}, {"out", "o"}, {"method", "rtn"}, {"bits", 4}, {"head_bits", 6}, {"group_size", 32}});
+    CHECK(
+        events[1].at("arguments") ==
+        Json{{"in", setup.model}, {"out", "o"}, {"method", "rtn"}, {"bits", 4}, {"head_bits", 6}, {"group_size", 32}});
     CHECK(events[1].at("arguments").at("bits").is_number_integer());
     CHECK(contains(setup.run({"quantize", "-i", setup.model, "-cf", "o", "--to", "gptq", "--method", "rtn"}).err,
                    "no plugin makes gptq folders; those that are there make exl2"));
@@ -329,7 +357,8 @@ TEST_CASE("tools and the quantiser get their arguments, and their last event is 
 
 TEST_CASE("refusals say what and what to do") {
     const Setup setup;
-    const fs::path gguf = setup.dir.path() / "m.gguf", other = setup.dir.path() / "other.bin", empty = setup.dir.path() / "empty";
+    const fs::path gguf = setup.dir.path() / "m.gguf", other = setup.dir.path() / "other.bin",
+                   empty = setup.dir.path() / "empty";
     std::ofstream(gguf) << "GGUF and more";
     std::ofstream(other) << "x";
     fs::create_directory(empty);
@@ -342,17 +371,21 @@ TEST_CASE("refusals say what and what to do") {
         return result.err;
     };
     CHECK(contains(refused({"generate", "/nowhere", "-p", "x"}), "there is no folder /nowhere"));
-    CHECK(contains(refused({"generate", gguf, "-p", "x"}), "is a GGUF file; turn it into a model folder first: quantplug import-gguf"));
+    CHECK(contains(refused({"generate", gguf, "-p", "x"}),
+                   "is a GGUF file; turn it into a model folder first: quantplug import-gguf"));
     CHECK(contains(refused({"generate", other, "-p", "x"}), "is a file; give the folder that holds it"));
     CHECK(contains(refused({"generate", empty, "-p", "x"}), "(fake: it has no salt.txt)"));
-    CHECK(contains(refused({"generate", setup.model, "-p", "x", "--backend", "exl3"}), "there is no such plugin; known are fake"));
+    CHECK(contains(refused({"generate", setup.model, "-p", "x", "--backend", "exl3"}),
+                   "there is no such plugin; known are fake"));
     CHECK(contains(refused({"generate", setup.model, "-p", "x", "--backend", other}), "other.bin is a text file"));
     CHECK(contains(refused({"generate", setup.model, "-p", "x", "--backend", empty}), "is a folder; name a library"));
     CHECK(contains(refused({"generate", setup.model, "-p", "x", "--option", "nope=1"}), "'nope'"));
     CHECK(contains(refused({"generate", setup.model, "-p", ""}), "the prompt has no tokens"));
     CHECK(contains(refused({"generate", setup.model, "-f", "/nowhere"}), "/nowhere cannot be opened"));
-    CHECK(contains(refused({"generate", setup.model, "-p", "x"}, {{"QUANTPLUG_PLUGIN_PATH", ""}}), "no plugin was found in "));
-    CHECK(contains(refused({"generate", setup.model, "-p", "x"}, {{"QUANTPLUG_PLUGIN_PATH", kBuilt / "variants"}}), "no plugin can be used: "));
+    CHECK(contains(refused({"generate", setup.model, "-p", "x"}, {{"QUANTPLUG_PLUGIN_PATH", ""}}),
+                   "no plugin was found in "));
+    CHECK(contains(refused({"generate", setup.model, "-p", "x"}, {{"QUANTPLUG_PLUGIN_PATH", kBuilt / "variants"}}),
+                   "no plugin can be used: "));
 
     const Result json = setup.run({"info", "/no\xffwhere", "--json"});
     CHECK(json.exit_code == 1);

@@ -62,7 +62,7 @@ TEST_CASE("plugins of a folder are found by manifest and loaded") {
     const Host host;
     Registry registry = folder_registry({dir.path(), dir.path() / "absent"}, host);
     REQUIRE(registry.candidates().size() == 1);
-    CHECK(!registry.candidates()[0].plugin);   // nothing is loaded before it is asked for
+    CHECK(!registry.candidates()[0].plugin);  // nothing is loaded before it is asked for
     const Plugin* plugin = registry.find("fake");
     REQUIRE(plugin);
     CHECK(plugin->name() == "fake");
@@ -74,9 +74,10 @@ TEST_CASE("plugins of a folder are found by manifest and loaded") {
 TEST_CASE("each candidate that is no plugin keeps its reason") {
     const test::TempDir dir;
     const fs::path variants = kBuilt / "variants";
-    for (const char* name : {"other_major", "no_entry", "function_entry", "short_entry", "short_struct_size", "short_table", "other_draft",
-                             "unresolved", "other_name", "init_fails"})
-        add_plugin(dir.path(), std::string(name) == "init_fails" ? "variant" : name, variants / ("lib" + std::string(name) + ".so"));
+    for (const char* name : {"other_major", "no_entry", "function_entry", "short_entry", "short_struct_size",
+                             "short_table", "other_draft", "unresolved", "other_name", "init_fails"})
+        add_plugin(dir.path(), std::string(name) == "init_fails" ? "variant" : name,
+                   variants / ("lib" + std::string(name) + ".so"));
     write(dir.path() / "libtext.so", "not a library\n");
     add_plugin(dir.path(), "text", dir.path() / "libtext.so");
     write(dir.path() / "libloose.so", "no manifest names it");
@@ -117,7 +118,8 @@ TEST_CASE("of two plugins with one name the first usable one wins") {
     REQUIRE(registry.candidates().size() == 3);
     CHECK(contains(registry.candidates()[0].rejected, "is a text file"));
     CHECK(registry.candidates()[1].plugin.has_value());
-    CHECK(contains(registry.candidates()[2].rejected, "another plugin named 'fake' comes first: " + (second / kFake.filename()).string()));
+    CHECK(contains(registry.candidates()[2].rejected,
+                   "another plugin named 'fake' comes first: " + (second / kFake.filename()).string()));
 }
 
 TEST_CASE("a library or a manifest that is named needs no folder") {
@@ -158,7 +160,8 @@ TEST_CASE("manifests that are refused say why") {
     CHECK(problem("[1]") == "is not a JSON object");
     CHECK(problem(R"({"manifest":1,)") == "is not a JSON object");
     CHECK(problem(R"({"name":"a","library":"a.so","abi":1})") == "is a manifest without \"manifest\"");
-    CHECK(problem(R"({"manifest":2,"name":"a","library":"a.so","abi":1})") == "is a manifest of version 2, this host reads 1");
+    CHECK(problem(R"({"manifest":2,"name":"a","library":"a.so","abi":1})") ==
+          "is a manifest of version 2, this host reads 1");
     CHECK(problem(R"({"manifest":1,"name":"a","library":"a.so","abi":2})") == "speaks ABI 2, this host 1");
     CHECK(contains(problem(R"({"manifest":1,"name":"a","library":"a.so","abi":-1})"), "not a whole number"));
     CHECK(contains(problem(R"({"manifest":1.5,"name":"a","library":"a.so","abi":1})"), "not a whole number"));

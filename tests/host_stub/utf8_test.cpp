@@ -11,19 +11,21 @@ TEST_CASE("bytes that are no UTF-8 become U+FFFD, the rest stays") {
     const std::string r = "\xef\xbf\xbd";
     CHECK(valid_utf8("") == "");
     CHECK(valid_utf8("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\n") == "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\n");
-    CHECK(valid_utf8("\xff" "a") == r + "a");
+    CHECK(valid_utf8("\xff"
+                     "a") == r + "a");
     CHECK(valid_utf8("a\xc3") == "a" + r);
-    CHECK(valid_utf8("\xc0\xaf") == r + r);                        // overlong
-    CHECK(valid_utf8("\xe0\x80\xaf") == r + r + r);                // overlong
-    CHECK(valid_utf8("\xed\xa0\x80") == r + r + r);                // a surrogate
-    CHECK(valid_utf8("\xf4\x90\x80\x80") == r + r + r + r);        // above U+10FFFF
-    CHECK(valid_utf8("\xf4\x8f\xbf\xbf") == "\xf4\x8f\xbf\xbf");   // U+10FFFF
+    CHECK(valid_utf8("\xc0\xaf") == r + r);                       // overlong
+    CHECK(valid_utf8("\xe0\x80\xaf") == r + r + r);               // overlong
+    CHECK(valid_utf8("\xed\xa0\x80") == r + r + r);               // a surrogate
+    CHECK(valid_utf8("\xf4\x90\x80\x80") == r + r + r + r);       // above U+10FFFF
+    CHECK(valid_utf8("\xf4\x8f\xbf\xbf") == "\xf4\x8f\xbf\xbf");  // U+10FFFF
     CHECK(valid_utf8(std::string_view("a\0b", 3)) == std::string("a\0b", 3));
 }
 
 TEST_CASE("a line for a terminal has no control characters") {
     CHECK(printable("a\nb\t\x1b[31mc\x7f") == "a b  [31mc ");
-    CHECK(printable("\xc2\x9b" "31m") == " 31m");   // C1: CSI in one character
+    CHECK(printable("\xc2\x9b"
+                    "31m") == " 31m");  // C1: CSI in one character
     CHECK(printable("caf\xc3\xa9") == "caf\xc3\xa9");
 }
 

@@ -11,7 +11,7 @@ TEST_CASE("decode_f16 is RN16(scale * (code - zero)) of every row, in any pieces
     for (const Shape& shape : shapes()) {
         INFO("seed " << seed << ", " << std::string(shape.name) << ", bits " << shape.groups[0].bits);
         auto quant = random_quant(shape, random);
-        for (uint16_t& scale : quant->source.scales) {   // any finite FP16, denormals and negative ones too
+        for (uint16_t& scale : quant->source.scales) {  // any finite FP16, denormals and negative ones too
             scale = uint16_t(random());
             if ((scale & 0x7c00u) == 0x7c00u) scale &= 0xbfffu;
         }
@@ -27,7 +27,8 @@ TEST_CASE("decode_f16 is RN16(scale * (code - zero)) of every row, in any pieces
             for (int32_t i = 0; i < shape.groups[g].rows; ++i, ++row) {
                 for (size_t c = 0; c < n; ++c) {
                     const int32_t zero = shape.zeros ? quant->source.zeros[g * n + c] : 1 << (shape.groups[g].bits - 1);
-                    const float exact = f16_to_f32(quant->source.scales[g * n + c]) * float(quant->codes[row * n + c] - zero);
+                    const float exact =
+                        f16_to_f32(quant->source.scales[g * n + c]) * float(quant->codes[row * n + c] - zero);
                     // Nearest of the two neighbours, found from the value: no use of the rounding under test.
                     const float value = f16_to_f32(got[row * n + c]);
                     if (std::isinf(value)) {

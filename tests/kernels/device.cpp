@@ -22,7 +22,9 @@ TEST_CASE("plans equal what is allocated") {
     const uint64_t seed = fresh_seed();
     Random random(seed);
     for (const char* name : {"portable", "reference"}) {
-        const auto make = [&] { return std::string(name) == "portable" ? cpu_device(nullptr, 3) : make_reference_device(); };
+        const auto make = [&] {
+            return std::string(name) == "portable" ? cpu_device(nullptr, 3) : make_reference_device();
+        };
         auto device = make();
         CHECK(device->memory().weights == 0);
         for (const Shape& shape : shapes()) {
@@ -47,7 +49,7 @@ TEST_CASE("plans equal what is allocated") {
             Loaded loaded(make(), model, 37, 5, kv_options);
             CHECK(loaded.device->memory().kv == loaded.device->kv_bytes(loaded.spec, kv_options));
             CHECK(loaded.device->memory().scratch == loaded.device->scratch_bytes(loaded.spec, 37, 5));
-            ModelSpec plan = loaded.spec;   // plans need no handles
+            ModelSpec plan = loaded.spec;  // plans need no handles
             for (LayerSpec& layer : plan.layers) layer = {};
             plan.embedding = plan.head = {};
             CHECK(loaded.device->memory().scratch == loaded.device->scratch_bytes(plan, 37, 5));
@@ -81,7 +83,8 @@ TEST_CASE("memory that the system does not have is RESOURCE_EXHAUSTED, and the d
     CHECK(device->make_kv(spec, {KvSpec::f32, 1 << 20, 2147483647}, &kv).code == resource_exhausted);
     CHECK(device->memory().weights + device->memory().kv + device->memory().scratch == 0);
     CHECK(device->kv_bytes(spec, {KvSpec::f32, 1 << 20, 2147483647}) == UINT64_MAX);
-    CHECK(device->matrix_bytes({INT32_MAX, INT32_MAX, {}, DType::f32, false, false, true}) > uint64_t(INT32_MAX) * INT32_MAX);
+    CHECK(device->matrix_bytes({INT32_MAX, INT32_MAX, {}, DType::f32, false, false, true}) >
+          uint64_t(INT32_MAX) * INT32_MAX);
     CHECK(device->pack(random_quant(shapes()[0], random)->source, &matrix).ok());
 }
 
@@ -91,10 +94,10 @@ TEST_CASE("a step that leaves its bounds is refused with what and where") {
     const TinyModel model({}, seed);
     for (bool reference : {false, true}) {
         Loaded loaded(reference ? make_reference_device() : cpu_device(nullptr, 2), model, 8, 4, kv_options);
-        const auto table = plain_table(16);   // two sequences of 8 blocks
+        const auto table = plain_table(16);  // two sequences of 8 blocks
         StepResult result;
-        const auto refuse = [&](const char* part, const std::vector<Row>& rows, const std::vector<Wanted>& wanted, const std::vector<int32_t>& t,
-                                int32_t max_blocks) {
+        const auto refuse = [&](const char* part, const std::vector<Row>& rows, const std::vector<Wanted>& wanted,
+                                const std::vector<int32_t>& t, int32_t max_blocks) {
             const Status status = loaded.run(rows, t, max_blocks, wanted, &result);
             INFO(status.message);
             CHECK(status.code == invalid_argument);
@@ -143,7 +146,9 @@ TEST_CASE("tickets, cancel, walks that break the order, specs that do not fit") 
         const Step step{rows, loaded.kv, table, 8, wanted, false};
         const ModelSpec& spec = loaded.spec;
         StepResult result;
-        const auto run = [&](const ModelSpec& s, const Step& st, const Walk& walk) { return device.wait(device.submit(s, st, walk), &result).code; };
+        const auto run = [&](const ModelSpec& s, const Step& st, const Walk& walk) {
+            return device.wait(device.submit(s, st, walk), &result).code;
+        };
 
         const Ticket ticket = device.submit(spec, step, [&](Ops& ops) { return walk_all(spec, ops); });
         CHECK(device.finished(ticket));
@@ -161,14 +166,29 @@ TEST_CASE("tickets, cancel, walks that break the order, specs that do not fit") 
         CHECK(layers == 1);
         CHECK(result.tokens.empty());
 
-        CHECK(run(spec, step, [](Ops&) { return true; }) == invalid_argument);                                            // no head_sample
-        CHECK(run(spec, step, [&](Ops& ops) { ops.head_sample(spec, {}); return true; }) == invalid_argument);           // no embed
-        CHECK(run(spec, step, [&](Ops& ops) { ops.norm_qkv(spec, spec.layers[0], {77}); return true; }) == invalid_argument);
-        CHECK(run(spec, step, [&](Ops& ops) { ops.down_add(spec, spec.layers[0], ops.embed(spec), ops.embed(spec)); return true; }) == invalid_argument);
+        CHECK(run(spec, step, [](Ops&) { return true; }) == invalid_argument);  // no head_sample
+        CHECK(run(spec, step, [&](Ops& ops) {
+                  ops.head_sample(spec, {});
+                  return true;
+              }) == invalid_argument);  // no embed
+        CHECK(run(spec, step, [&](Ops& ops) {
+                  ops.norm_qkv(spec, spec.layers[0], {77});
+                  return true;
+              }) == invalid_argument);
+        CHECK(run(spec, step, [&](Ops& ops) {
+                  ops.down_add(spec, spec.layers[0], ops.embed(spec), ops.embed(spec));
+                  return true;
+              }) == invalid_argument);
         const LayerSpec foreign = spec.layers[0];
-        CHECK(run(spec, step, [&](Ops& ops) { ops.norm_qkv(spec, foreign, ops.embed(spec)); return true; }) == invalid_argument);
+        CHECK(run(spec, step, [&](Ops& ops) {
+                  ops.norm_qkv(spec, foreign, ops.embed(spec));
+                  return true;
+              }) == invalid_argument);
         const ModelSpec copy = spec;
-        CHECK(run(spec, step, [&](Ops& ops) { ops.embed(copy); return true; }) == invalid_argument);
+        CHECK(run(spec, step, [&](Ops& ops) {
+                  ops.embed(copy);
+                  return true;
+              }) == invalid_argument);
         CHECK(run(spec, step, [&](Ops& ops) {
                   ops.rope_append_attend(spec, spec.layers[0], 2, ops.norm_qkv(spec, spec.layers[0], ops.embed(spec)));
                   return true;
@@ -194,7 +214,7 @@ TEST_CASE("tickets, cancel, walks that break the order, specs that do not fit") 
         refuse([](ModelSpec& s) { s.ropes[0].inv_freq.clear(); });
         refuse([](ModelSpec& s) { s.ropes[0].inv_freq[0] = INFINITY; });
         refuse([](ModelSpec& s) { s.attention_scale = NAN; });
-        refuse([](ModelSpec& s) { s.layers.pop_back(); });   // the cache has two layers
+        refuse([](ModelSpec& s) { s.layers.pop_back(); });  // the cache has two layers
 
         Step no_cache = step;
         no_cache.kv = {7};
@@ -205,7 +225,8 @@ TEST_CASE("tickets, cancel, walks that break the order, specs that do not fit") 
         CHECK(run(spec, step, [&](Ops& ops) { return walk_all(spec, ops); }) == ok_code);
 
         const auto fresh = make();
-        CHECK(fresh->wait(fresh->submit(spec, step, [&](Ops& ops) { return walk_all(spec, ops); }), nullptr).code == failed_precondition);
+        CHECK(fresh->wait(fresh->submit(spec, step, [&](Ops& ops) { return walk_all(spec, ops); }), nullptr).code ==
+              failed_precondition);
         CHECK(fresh->prepare(spec, 0, 1).code == invalid_argument);
         CHECK(fresh->prepare(spec, 1, -1).code == invalid_argument);
         Kv kv;
@@ -269,11 +290,12 @@ TEST_CASE("the host's flush-to-zero and rounding mode change nothing and come ba
     std::vector<float> results[2];
     const Loaded usual(cpu_device(nullptr, 1), model, 8, 1, kv_options);
     for (int odd = 0; odd < 2; ++odd) {
-        const unsigned mode = odd ? 0x1f80u | 0x8040u | 0x6000u : 0x1f80u;   // flush to zero, denormals are zero, round towards zero
+        const unsigned mode =
+            odd ? 0x1f80u | 0x8040u | 0x6000u : 0x1f80u;  // flush to zero, denormals are zero, round towards zero
         _mm_setcsr(mode);
         {
             Loaded loaded(cpu_device(nullptr, 3), model, 8, 1, kv_options);
-            loaded.spec.ropes = usual.spec.ropes;   // pow and division of the test's own follow the mode
+            loaded.spec.ropes = usual.spec.ropes;  // pow and division of the test's own follow the mode
             loaded.spec.attention_scale = usual.spec.attention_scale;
             for (int32_t p = 0; p < 5; ++p) {
                 StepResult result;

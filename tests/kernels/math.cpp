@@ -27,7 +27,9 @@ TEST_CASE("exp is within 2 units in the last place, silu within 4") {
     Random random(seed);
     double worst = 0, worst_silu = 0;
     for (int i = 0; i < 3000000; ++i) {
-        const float x = i < 1000000 ? std::uniform_real_distribution<float>(-104, 88.7f)(random) : i < 2000000 ? gauss(random, 3) : gauss(random, 1e-3f);
+        const float x = i < 1000000   ? std::uniform_real_distribution<float>(-104, 88.7f)(random)
+                        : i < 2000000 ? gauss(random, 3)
+                                      : gauss(random, 1e-3f);
         worst = std::max(worst, ulps(exp_f32(x), std::exp(double(x))));
         if (x > -80) worst_silu = std::max(worst_silu, ulps(silu_f32(x), double(x) / (1 + std::exp(-double(x)))));
     }

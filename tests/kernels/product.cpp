@@ -1,4 +1,5 @@
-// Packed matrices times rows, as the head of a model without layers: every shape, both computes, every instruction set, against doubles.
+// Packed matrices times rows, as the head of a model without layers: every shape, both computes, every instruction set,
+// against doubles.
 #include "model.h"
 
 using namespace quantplug::test;
@@ -12,7 +13,8 @@ struct Product {
     Kv kv;
 
     template <class Source>
-    Product(std::unique_ptr<Device> d, const Source& source, const DenseData& inputs, Compute compute) : device(std::move(d)) {
+    Product(std::unique_ptr<Device> d, const Source& source, const DenseData& inputs, Compute compute)
+        : device(std::move(d)) {
         spec.hidden_size = source.in_features;
         spec.intermediate_size = 1;
         spec.n_vocab = source.out_features;
@@ -57,7 +59,9 @@ constexpr int32_t row_counts[] = {1, 2, 3, 4, 5, 8, 17, 64, 70};
 
 }  // namespace
 
-TEST_CASE("quantised products agree with doubles, with equal bits on every instruction set, thread count and number of rows") {
+TEST_CASE(
+    "quantised products agree with doubles, with equal bits on every instruction set, thread count and number of "
+    "rows") {
     const uint64_t seed = fresh_seed();
     Random random(seed);
     for (const Shape& shape : shapes()) {
@@ -83,12 +87,14 @@ TEST_CASE("quantised products agree with doubles, with equal bits on every instr
                     }
                 }
             }
-            // Doubles, from the definition. exact multiplies the FP16 values; standard multiplies scale * (code - zero) unrounded.
+            // Doubles, from the definition. exact multiplies the FP16 values; standard multiplies scale * (code - zero)
+            // unrounded.
             int32_t shown = 0;
             for (int32_t r = 0; r < std::min(most, shape.n); ++r) {
                 const float* x = input_row(*inputs, r);
                 for (size_t c = 0; c < n; ++c) {
-                    double sum = shape.bias ? double(quant->source.bias[c]) : 0, magnitude = std::fabs(sum), activation_error = 0;
+                    double sum = shape.bias ? double(quant->source.bias[c]) : 0, magnitude = std::fabs(sum),
+                           activation_error = 0;
                     size_t row = 0;
                     for (size_t g = 0; g < shape.groups.size(); ++g) {
                         const QuantGroup& group = shape.groups[g];
@@ -100,7 +106,8 @@ TEST_CASE("quantised products agree with doubles, with equal bits on every instr
                             const double value = double(x[shape.perm ? size_t(quant->source.perm[row]) : row]);
                             sum += value * weight;
                             magnitude += std::fabs(value * weight);
-                            activation_error += std::fabs(weight) * 6 / 64770;   // half a step of amax / 32385; amax of normal values below 6
+                            activation_error += std::fabs(weight) * 6 /
+                                                64770;  // half a step of amax / 32385; amax of normal values below 6
                         }
                     }
                     // FP32 sums: (K / 4 + 6) roundings of 2^-24 at the most.
@@ -108,7 +115,8 @@ TEST_CASE("quantised products agree with doubles, with equal bits on every instr
                     const double bound = rounding + (compute == Compute::exact ? 0 : activation_error) + 1e-30;
                     const double got = double(portable[size_t(r) * n + c]);
                     if (!(std::fabs(got - sum) <= bound) && shown++ < 3) {
-                        INFO("row " << r << ", column " << c << ": expected " << sum << ", got " << got << ", bound " << bound);
+                        INFO("row " << r << ", column " << c << ": expected " << sum << ", got " << got << ", bound "
+                                    << bound);
                         CHECK(std::fabs(got - sum) <= bound);
                     }
                 }
@@ -144,11 +152,14 @@ TEST_CASE("dense products agree with doubles, with equal bits everywhere") {
                             const size_t at = size_t(c) * size_t(k) + size_t(i);
                             const auto* u16 = reinterpret_cast<const uint16_t*>(dense->bytes.data());
                             const auto* f32 = reinterpret_cast<const float*>(dense->bytes.data());
-                            const double weight = type == DType::f32 ? double(f32[at]) : type == DType::f16 ? double(f16_to_f32(u16[at])) : double(bf16_to_f32(u16[at]));
+                            const double weight = type == DType::f32   ? double(f32[at])
+                                                  : type == DType::f16 ? double(f16_to_f32(u16[at]))
+                                                                       : double(bf16_to_f32(u16[at]));
                             sum += double(input_row(*inputs, r)[i]) * weight;
                             magnitude += std::fabs(double(input_row(*inputs, r)[i]) * weight);
                         }
-                        CHECK(std::fabs(double(portable[size_t(r) * size_t(n) + size_t(c)]) - sum) <= (k / 16 + 6) * 0x1p-24 * magnitude + 1e-30);
+                        CHECK(std::fabs(double(portable[size_t(r) * size_t(n) + size_t(c)]) - sum) <=
+                              (k / 16 + 6) * 0x1p-24 * magnitude + 1e-30);
                     }
                 }
             }

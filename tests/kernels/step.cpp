@@ -44,8 +44,8 @@ std::vector<TinyOptions> option_table() {
 }
 
 // Logits of every row of two interleaved sequences of `length` tokens.
-std::vector<float> run_all(Loaded& loaded, const std::vector<Row>& rows, const std::vector<int32_t>& table, int32_t max_blocks,
-                           const std::vector<size_t>& cuts) {
+std::vector<float> run_all(Loaded& loaded, const std::vector<Row>& rows, const std::vector<int32_t>& table,
+                           int32_t max_blocks, const std::vector<size_t>& cuts) {
     std::vector<float> logits;
     size_t begin = 0;
     for (size_t end : cuts) {
@@ -88,14 +88,16 @@ TEST_CASE("the CPU's step agrees with the reference") {
         for (float value : expected) norm += double(value) * double(value);
         norm = std::sqrt(norm / double(expected.size()));
         REQUIRE(norm > 0.1);
-        // exact: FP32 against doubles, a few hundred roundings of 6e-8. standard: 16-bit activations (2e-5) and weights that are not rounded
-        // to FP16 as the reference's are (1.4e-4), amplified by two layers of random weights. 8-bit activations would miss it.
+        // exact: FP32 against doubles, a few hundred roundings of 6e-8. standard: 16-bit activations (2e-5) and weights
+        // that are not rounded to FP16 as the reference's are (1.4e-4), amplified by two layers of random weights.
+        // 8-bit activations would miss it.
         const double tolerance = options.compute == Compute::exact || options.dense ? 5e-6 : 4e-3;
         for (const char* name : instruction_sets()) {
             Loaded cpu(cpu_device(name, 2), model, 64, 64, small_blocks);
             const auto got = run_all(cpu, rows, table, 8, {40});
             double error = 0;
-            for (size_t i = 0; i < got.size(); ++i) error += (double(got[i]) - double(expected[i])) * (double(got[i]) - double(expected[i]));
+            for (size_t i = 0; i < got.size(); ++i)
+                error += (double(got[i]) - double(expected[i])) * (double(got[i]) - double(expected[i]));
             error = std::sqrt(error / double(got.size())) / norm;
             INFO(std::string(name) << ": relative error " << error);
             CHECK(error < tolerance);
@@ -118,8 +120,8 @@ TEST_CASE("FP16 keys and values stay near the reference") {
         error += (double(got[i]) - double(expected[i])) * (double(got[i]) - double(expected[i]));
         norm += double(expected[i]) * double(expected[i]);
     }
-    CHECK(std::sqrt(error / norm) < 5e-3);   // 2^-11 per stored value, amplified by two layers
-    CHECK(std::sqrt(error / norm) > 1e-6);   // and the cache does hold FP16
+    CHECK(std::sqrt(error / norm) < 5e-3);  // 2^-11 per stored value, amplified by two layers
+    CHECK(std::sqrt(error / norm) > 1e-6);  // and the cache does hold FP16
 }
 
 TEST_CASE("the same bits with any instruction set, thread count, cut of the steps and row order") {
@@ -173,7 +175,7 @@ TEST_CASE("argmax, log-probabilities and logits of one step agree") {
         Loaded cpu(cpu_device(name, 2), model, 64, 120, small_blocks);
         std::vector<Wanted> wanted;
         std::vector<int32_t> token;
-        for (int32_t r = 0; r < 40; ++r) {   // more than one piece of the scratch's rows of logits
+        for (int32_t r = 0; r < 40; ++r) {  // more than one piece of the scratch's rows of logits
             token.push_back(below(random, options.n_vocab));
             wanted.push_back({r, Wanted::logits, 0});
             wanted.push_back({r, Wanted::argmax, 0});
@@ -191,7 +193,8 @@ TEST_CASE("argmax, log-probabilities and logits of one step agree") {
             for (int32_t v = 0; v < options.n_vocab; ++v) sum += std::exp(double(at[v]) - double(*best));
             const double log_sum = double(*best) + std::log(sum);
             CHECK(std::fabs(double(at[options.n_vocab]) - (double(*best) - log_sum)) < 1e-6);
-            CHECK(std::fabs(double(at[options.n_vocab + 1]) - (double(at[token[r]]) - log_sum)) < 1e-6 * std::max(1.0, log_sum - double(at[token[r]])));
+            CHECK(std::fabs(double(at[options.n_vocab + 1]) - (double(at[token[r]]) - log_sum)) <
+                  1e-6 * std::max(1.0, log_sum - double(at[token[r]])));
         }
     }
 }

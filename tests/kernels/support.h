@@ -54,15 +54,22 @@ inline std::vector<Shape> shapes() {
     all.push_back({"g16", 96, 20, groups_of(4, 96, 16), true, false, false});
     all.push_back({"K 576 of g128", 576, 64, groups_of(4, 576, 128), false, false, false});
     all.push_back({"one row", 1, 1, {{5, 1}}, true, true, true});
-    all.push_back({"mixed 8/6/5/4/3/2", 384, 50, {{8, 32}, {6, 64}, {5, 128}, {4, 32}, {3, 64}, {2, 64}}, false, true, true});
-    all.push_back({"mixed, irregular groups", 333, 19, {{8, 13}, {7, 31}, {7, 33}, {6, 64}, {3, 1}, {2, 91}, {2, 100}}, true, true, true});
+    all.push_back(
+        {"mixed 8/6/5/4/3/2", 384, 50, {{8, 32}, {6, 64}, {5, 128}, {4, 32}, {3, 64}, {2, 64}}, false, true, true});
+    all.push_back({"mixed, irregular groups",
+                   333,
+                   19,
+                   {{8, 13}, {7, 31}, {7, 33}, {6, 64}, {3, 1}, {2, 91}, {2, 100}},
+                   true,
+                   true,
+                   true});
     all.push_back({"long K", 4096, 17, groups_of(4, 4096, 128), false, false, false});
     return all;
 }
 
 struct QuantData {
     QuantSource source;
-    std::vector<uint8_t> codes;   // (K, N)
+    std::vector<uint8_t> codes;  // (K, N)
 };
 
 inline std::unique_ptr<QuantData> random_quant(const Shape& shape, Random& random, float scale = 0.02f) {
@@ -74,9 +81,11 @@ inline std::unique_ptr<QuantData> random_quant(const Shape& shape, Random& rando
     data->codes.resize(size_t(shape.k) * size_t(shape.n));
     size_t at = 0;
     for (const QuantGroup& group : shape.groups) {
-        for (int32_t i = 0; i < group.rows * shape.n; ++i) data->codes[at++] = uint8_t(random() & ((1u << group.bits) - 1));
+        for (int32_t i = 0; i < group.rows * shape.n; ++i)
+            data->codes[at++] = uint8_t(random() & ((1u << group.bits) - 1));
         for (int32_t c = 0; c < shape.n; ++c) {
-            source.scales.push_back(f32_to_f16(scale * (0.5f + float(random() % 1000) / 1000) / float(1 << (group.bits - 1))));
+            source.scales.push_back(
+                f32_to_f16(scale * (0.5f + float(random() % 1000) / 1000) / float(1 << (group.bits - 1))));
             if (shape.zeros) source.zeros.push_back(uint8_t(random() & ((1u << group.bits) - 1)));
         }
     }
@@ -98,10 +107,11 @@ inline std::unique_ptr<QuantData> random_quant(const Shape& shape, Random& rando
 
 struct DenseData {
     DenseSource source;
-    std::vector<uint8_t> bytes;   // (N, K)
+    std::vector<uint8_t> bytes;  // (N, K)
 };
 
-inline std::unique_ptr<DenseData> random_dense(int32_t k, int32_t n, DType type, bool bias, Random& random, float sigma = 0.05f) {
+inline std::unique_ptr<DenseData> random_dense(int32_t k, int32_t n, DType type, bool bias, Random& random,
+                                               float sigma = 0.05f) {
     auto data = std::make_unique<DenseData>();
     data->source.in_features = k;
     data->source.out_features = n;

@@ -1,6 +1,4 @@
 // The thread pool, and how many threads a machine gives.
-#include "kernels/threads/pool.h"
-
 #include <doctest/doctest.h>
 
 #include <atomic>
@@ -8,6 +6,7 @@
 #include <thread>
 
 #include "../support/data.h"
+#include "kernels/threads/pool.h"
 #include "support.h"
 
 using namespace quantplug::test;
@@ -24,7 +23,7 @@ void write(const std::filesystem::path& path, const std::string& text) {
 TEST_CASE("every index runs once, on more threads than cores too") {
     for (int32_t count : {1, 2, 3, 8, 33}) {
         for (int repeat = 0; repeat < 50; ++repeat) {
-            std::vector<int32_t> runs(size_t(count), 0);   // plain: each index writes its own
+            std::vector<int32_t> runs(size_t(count), 0);  // plain: each index writes its own
             run_parallel(count, [&](int32_t index, int32_t total) { runs[size_t(index)] += total == count ? 1 : 100; });
             CHECK(std::all_of(runs.begin(), runs.end(), [](int32_t n) { return n == 1; }));
         }
@@ -34,7 +33,7 @@ TEST_CASE("every index runs once, on more threads than cores too") {
 TEST_CASE("calls from several threads queue: one region at a time") {
     std::atomic<int32_t> inside{0}, sum{0};
     std::atomic<bool> overlapped{false};
-    int64_t plain = 0;   // written by one region at a time: TSan sees it if two overlap
+    int64_t plain = 0;  // written by one region at a time: TSan sees it if two overlap
     std::vector<std::thread> callers;
     for (int32_t caller = 0; caller < 4; ++caller) {
         callers.emplace_back([&, caller] {
@@ -47,7 +46,7 @@ TEST_CASE("calls from several threads queue: one region at a time") {
                     }
                     sum.fetch_add(1);
                 });
-                if (i % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));   // workers park in between
+                if (i % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // workers park in between
             }
         });
     }
@@ -66,7 +65,7 @@ TEST_CASE("the default count follows topology and quota") {
     const std::string sys = (root / "sys").string(), proc = (root / "proc").string();
     CHECK(physical_cores(sys.c_str()) == 0);
     CHECK(cgroup_quota(sys.c_str(), proc.c_str()) == 0);
-    for (int cpu = 0; cpu < 8; ++cpu) {   // two packages, two cores each, two threads a core
+    for (int cpu = 0; cpu < 8; ++cpu) {  // two packages, two cores each, two threads a core
         const auto folder = root / "sys/devices/system/cpu" / ("cpu" + std::to_string(cpu)) / "topology";
         write(folder / "core_id", std::to_string(cpu / 2 % 2) + "\n");
         write(folder / "physical_package_id", std::to_string(cpu / 4) + "\n");
@@ -76,7 +75,7 @@ TEST_CASE("the default count follows topology and quota") {
     write(root / "proc/self/cgroup", "0::/user/app\n");
     write(root / "sys/fs/cgroup/user/app/cpu.max", "max 100000\n");
     CHECK(cgroup_quota(sys.c_str(), proc.c_str()) == 0);
-    write(root / "sys/fs/cgroup/user/cpu.max", "350000 100000\n");   // the parent's limit binds
+    write(root / "sys/fs/cgroup/user/cpu.max", "350000 100000\n");  // the parent's limit binds
     CHECK(cgroup_quota(sys.c_str(), proc.c_str()) == 3);
     write(root / "sys/fs/cgroup/user/app/cpu.max", "50000 100000\n");
     CHECK(cgroup_quota(sys.c_str(), proc.c_str()) == 1);

@@ -10,8 +10,8 @@ namespace quantplug::test {
 inline std::filesystem::path source_dir() { return QP_SOURCE_DIR; }
 inline std::filesystem::path data_dir() { return source_dir() / "tests" / "data"; }
 
-/// Models and texts that the project may not hold (others' work): QUANTPLUG_TEST_MODELS, else ../shared/models beside the checkout.
-/// Tests skip where it is absent.
+/// Models and texts that the project may not hold (others' work): QUANTPLUG_TEST_MODELS, else ../shared/models beside
+/// the checkout. Tests skip where it is absent.
 inline std::filesystem::path models_dir() {
     if (const char* dir = std::getenv("QUANTPLUG_TEST_MODELS")) return dir;
     return source_dir().parent_path() / "shared" / "models";

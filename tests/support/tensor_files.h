@@ -22,7 +22,7 @@ struct Tensor {
     template <typename T>
     std::vector<T> values() const {
         std::vector<T> out(bytes.size() / sizeof(T));
-        std::memcpy(out.data(), bytes.data(), out.size() * sizeof(T));
+        if (!out.empty()) std::memcpy(out.data(), bytes.data(), out.size() * sizeof(T));
         return out;
     }
 };
@@ -31,7 +31,7 @@ using Tensors = std::map<std::string, Tensor>;
 template <typename T>
 Tensor make_tensor(engine::StoredType type, std::vector<int64_t> shape, const std::vector<T>& values) {
     Tensor tensor{type, std::move(shape), std::vector<std::byte>(values.size() * sizeof(T))};
-    std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
+    if (!values.empty()) std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
     return tensor;
 }
 

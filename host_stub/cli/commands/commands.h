@@ -14,13 +14,13 @@ namespace quantplug::host {
 /// What a command runs in.
 struct Program {
     Console& console;
-    std::chrono::steady_clock::time_point start;   // read first thing in main()
+    std::chrono::steady_clock::time_point start;  // read first thing in main()
 };
 
 /// Text or ids that a command reads.
 struct InputArguments {
     std::string text, file, ids;
-    bool has_text = false, has_ids = false;   // an empty text is a text
+    bool has_text = false, has_ids = false;  // an empty text is a text
     bool lines = false;
 };
 
@@ -31,7 +31,7 @@ struct InfoArguments : OutputArguments, ModelArguments {};
 struct GenerateArguments : OutputArguments, ModelArguments {
     InputArguments input;
     SamplingArguments sampling;
-    uint32_t n_tokens = 0;   // 0: until the context is full
+    uint32_t n_tokens = 0;  // 0: until the context is full
     uint32_t n_top = 0;
     bool ignore_eos = false;
     bool special = false;

@@ -10,11 +10,13 @@ namespace quantplug::host {
 void add_dequantize(CLI::App& command, DequantizeArguments& arguments) {
     command.add_option("-m,--model,DIR", arguments.folder, "the quantised model folder")->type_name("DIR")->required();
     command.add_option("OUT", arguments.out, "the folder to make; it must not exist")->required();
-    command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")->check(CLI::IsMember({"f16", "f32"}));
+    command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")
+        ->check(CLI::IsMember({"f16", "f32"}));
     add_backend_arguments(command, arguments);
     add_output_arguments(command, arguments);
-    command.footer("Example: the decoded values as FP16, for any other program\n"
-                   "  quantplug dequantize models/llama2-exl2 models/llama2-f16");
+    command.footer(
+        "Example: the decoded values as FP16, for any other program\n"
+        "  quantplug dequantize models/llama2-exl2 models/llama2-f16");
 }
 
 int run_dequantize(const DequantizeArguments& arguments, Program& program) {
@@ -23,14 +25,16 @@ int run_dequantize(const DequantizeArguments& arguments, Program& program) {
     require_model_folder(arguments.folder);
     Backends backends(program.console, arguments.backend);
     const Plugin& plugin = backends.for_tool("dequantize", arguments.folder);
-    const auto call = [&](const std::string& json, const JsonEventFn& on_event) { plugin.run_tool("dequantize", json, on_event); };
+    const auto call = [&](const std::string& json, const JsonEventFn& on_event) {
+        plugin.run_tool("dequantize", json, on_event);
+    };
     nlohmann::json result = run_json_call(call, request, program.console);
     result.erase("event");
     if (program.console.json())
         program.console.write_json(result);
     else
-        program.console.write_text("wrote " + arguments.out + ": " + result.value("tensors", nlohmann::json()).dump() + " tensors, " +
-                                   result.value("bytes", nlohmann::json()).dump() + " bytes\n");
+        program.console.write_text("wrote " + arguments.out + ": " + result.value("tensors", nlohmann::json()).dump() +
+                                   " tensors, " + result.value("bytes", nlohmann::json()).dump() + " bytes\n");
     return kExitDone;
 }
 

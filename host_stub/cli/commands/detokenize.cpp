@@ -32,7 +32,8 @@ std::vector<int32_t> ids_of_line(std::string_view line, size_t number) {
 void add_detokenize(CLI::App& command, DetokenizeArguments& arguments) {
     add_model_arguments(command, arguments);
     CLI::Option* ids = command.add_option("--ids", arguments.input.ids, "the token ids")->type_name("1,2,3");
-    command.add_option("-f,--file", arguments.input.file, "the ids from a file; - is standard input")->type_name("FILE");
+    command.add_option("-f,--file", arguments.input.file, "the ids from a file; - is standard input")
+        ->type_name("FILE");
     command.callback([ids, &arguments] { arguments.input.has_ids = ids->count() > 0; });
     command.add_flag("--lines", arguments.input.lines, "one result per line of the input");
     add_special(command, arguments.special, "special tokens are written as their text (default off)");

@@ -8,8 +8,8 @@
 #include "host_stub/cli/facts.h"
 #include "host_stub/cli/failure.h"
 #include "host_stub/cli/interrupt.h"
-#include "host_stub/cli/session.h"
 #include "host_stub/cli/sampling.h"
+#include "host_stub/cli/session.h"
 #include "host_stub/cli/text_input.h"
 #include "host_stub/cli/tokens.h"
 
@@ -23,11 +23,16 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 const char* finish_name(uint32_t reason) {
     switch (reason) {
-        case QP_FINISH_STOP: return "stop";
-        case QP_FINISH_LENGTH: return "length";
-        case QP_FINISH_CANCELLED: return "cancelled";
-        case QP_FINISH_ERROR: return "error";
-        default: return "none";
+        case QP_FINISH_STOP:
+            return "stop";
+        case QP_FINISH_LENGTH:
+            return "length";
+        case QP_FINISH_CANCELLED:
+            return "cancelled";
+        case QP_FINISH_ERROR:
+            return "error";
+        default:
+            return "none";
     }
 }
 
@@ -37,7 +42,7 @@ struct Outcome {
     std::string text;
     Json logprobs = Json::array();
     qp_event end = make<qp_event>();
-    double first_token_s = 0;   // since the first statement of main(): the loader's milliseconds before it are not in it
+    double first_token_s = 0;  // since the first statement of main(): the loader's milliseconds before it are not in it
 };
 
 void collect(const qp_event& event, Outcome& outcome) {
@@ -45,7 +50,8 @@ void collect(const qp_event& event, Outcome& outcome) {
         const qp_token& token = event.tokens[i];
         outcome.ids.push_back(token.id);
         Json top = Json::array();
-        for (uint32_t t = 0; t < token.n_top && token.first_top <= event.n_top && t < event.n_top - token.first_top; ++t) {
+        for (uint32_t t = 0; t < token.n_top && token.first_top <= event.n_top && t < event.n_top - token.first_top;
+             ++t) {
             const qp_top& entry = event.top[token.first_top + t];
             top.push_back({entry.id, entry.logprob});
         }
@@ -77,8 +83,8 @@ std::string rate(uint64_t tokens, double seconds) {
     if (tokens == 0 || seconds <= 0)
         std::snprintf(text.data(), text.size(), "%llu tokens", static_cast<unsigned long long>(tokens));
     else
-        std::snprintf(text.data(), text.size(), "%llu tokens in %.2f s (%.1f/s)", static_cast<unsigned long long>(tokens),
-                      seconds, static_cast<double>(tokens) / seconds);
+        std::snprintf(text.data(), text.size(), "%llu tokens in %.2f s (%.1f/s)",
+                      static_cast<unsigned long long>(tokens), seconds, static_cast<double>(tokens) / seconds);
     return text.data();
 }
 
@@ -86,14 +92,18 @@ std::string rate(uint64_t tokens, double seconds) {
 
 void add_generate(CLI::App& command, GenerateArguments& arguments) {
     add_model_arguments(command, arguments);
-    CLI::Option* text = command.add_option("-p,--prompt", arguments.input.text, "the prompt, as raw text")->type_name("TEXT");
+    CLI::Option* text =
+        command.add_option("-p,--prompt", arguments.input.text, "the prompt, as raw text")->type_name("TEXT");
     CLI::Option* ids = command.add_option("--ids", arguments.input.ids, "the prompt as token ids")->type_name("1,2,3");
-    command.add_option("-f,--file", arguments.input.file, "the prompt from a file; - is standard input")->type_name("FILE");
+    command.add_option("-f,--file", arguments.input.file, "the prompt from a file; - is standard input")
+        ->type_name("FILE");
     command.callback([text, ids, &arguments] {
         arguments.input.has_text = text->count() > 0;
         arguments.input.has_ids = ids->count() > 0;
     });
-    command.add_option("-n,--n-tokens", arguments.n_tokens, "at most this many tokens (default: until the context is full)")
+    command
+        .add_option("-n,--n-tokens", arguments.n_tokens,
+                    "at most this many tokens (default: until the context is full)")
         ->check(CLI::Range(1u, 0x7fffffffu))
         ->type_name("N");
     command.add_flag("--ignore-eos", arguments.ignore_eos, "go on after the model's own stop tokens");
@@ -101,11 +111,13 @@ void add_generate(CLI::App& command, GenerateArguments& arguments) {
     command.add_option("--logprobs", arguments.n_top, "the K most probable tokens beside each token (with --json)")
         ->check(CLI::Range(0u, 1000000u))
         ->type_name("K");
-    add_special(command, arguments.special, "text like <|im_start|> is the token, and tokens are written so (default off)");
+    add_special(command, arguments.special,
+                "text like <|im_start|> is the token, and tokens are written so (default off)");
     add_bos(command, arguments.bos);
     add_output_arguments(command, arguments);
-    command.footer("Example: go on with a sentence, the most probable token each time\n"
-                   "  quantplug generate models/smollm2-exl2 -p \"The capital of France is\" -n 16 --temp 0");
+    command.footer(
+        "Example: go on with a sentence, the most probable token each time\n"
+        "  quantplug generate models/smollm2-exl2 -p \"The capital of France is\" -n 16 --temp 0");
 }
 
 int run_generate(const GenerateArguments& arguments, Program& program) {
@@ -113,14 +125,16 @@ int run_generate(const GenerateArguments& arguments, Program& program) {
     const Options options = load_options(arguments);
     if (input.has_ids && (input.has_text || !input.file.empty()))
         throw UsageError("give the prompt once: -p TEXT, -f FILE or --ids 1,2,3");
-    if (arguments.n_top > 0 && !arguments.json) throw UsageError("--logprobs needs --json: the text alone does not show them");
+    if (arguments.n_top > 0 && !arguments.json)
+        throw UsageError("--logprobs needs --json: the text alone does not show them");
     GenerateRequest request;
     std::string text;
     if (input.has_ids) {
         request.prompt = parse_ids(input.ids);
         if (request.prompt.empty()) throw UsageError("--ids has no token ids");
     } else {
-        text = text_argument(input.has_text, input.text, input.file, "-p TEXT, -f FILE, --ids 1,2,3 or text on standard input");
+        text = text_argument(input.has_text, input.text, input.file,
+                             "-p TEXT, -f FILE, --ids 1,2,3 or text on standard input");
     }
 
     const auto load_start = Clock::now();
@@ -135,7 +149,8 @@ int run_generate(const GenerateArguments& arguments, Program& program) {
     request.stop = arguments.sampling.stop;
     request.max_tokens = arguments.n_tokens;
     request.n_top = arguments.n_top;
-    request.flags = (arguments.ignore_eos ? QP_GENERATE_IGNORE_EOS : 0) | (arguments.special ? QP_GENERATE_SPECIAL_TEXT : 0);
+    request.flags =
+        (arguments.ignore_eos ? QP_GENERATE_IGNORE_EOS : 0) | (arguments.special ? QP_GENERATE_SPECIAL_TEXT : 0);
     request.sampling = resolve_sampling(arguments.sampling, model.default_sampling(), std::random_device{}());
 
     const Outcome outcome = generate(model, request, program);

@@ -13,10 +13,13 @@ namespace quantplug::host {
 void add_import_gguf(CLI::App& command, ImportGgufArguments& arguments) {
     command.add_option("FILE", arguments.file, "the GGUF file")->required();
     command.add_option("OUT", arguments.out, "the folder to make; it must not exist")->required();
-    command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")->check(CLI::IsMember({"f16", "f32"}));
+    command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")
+        ->check(CLI::IsMember({"f16", "f32"}));
     add_backend_arguments(command, arguments);
     add_output_arguments(command, arguments);
-    command.footer("Example: a folder to quantise from\n  quantplug import-gguf SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2-f16");
+    command.footer(
+        "Example: a folder to quantise from\n  quantplug import-gguf SmolLM2-135M-Instruct.Q4_1.gguf "
+        "models/smollm2-f16");
 }
 
 int run_import_gguf(const ImportGgufArguments& arguments, Program& program) {
@@ -27,7 +30,9 @@ int run_import_gguf(const ImportGgufArguments& arguments, Program& program) {
         throw Error(QP_INVALID_ARGUMENT, arguments.file + " is a folder; give the GGUF file itself");
     Backends backends(program.console, arguments.backend);
     const Plugin& plugin = backends.for_tool("import-gguf");
-    const auto call = [&](const std::string& json, const JsonEventFn& on_event) { plugin.run_tool("import-gguf", json, on_event); };
+    const auto call = [&](const std::string& json, const JsonEventFn& on_event) {
+        plugin.run_tool("import-gguf", json, on_event);
+    };
     nlohmann::json result = run_json_call(call, request, program.console);
     result.erase("event");
     if (program.console.json()) {
@@ -39,8 +44,8 @@ int run_import_gguf(const ImportGgufArguments& arguments, Program& program) {
         if (found == result.end()) return std::string("?");
         return printable(found->is_string() ? found->get<std::string>() : found->dump());
     };
-    program.console.write_text("wrote " + arguments.out + ": " + text("architecture") + ", tokenizer " + text("tokenizer") + ", " +
-                               text("tensors") + " tensors, " + text("bytes") + " bytes\n");
+    program.console.write_text("wrote " + arguments.out + ": " + text("architecture") + ", tokenizer " +
+                               text("tokenizer") + ", " + text("tensors") + " tensors, " + text("bytes") + " bytes\n");
     return kExitDone;
 }
 

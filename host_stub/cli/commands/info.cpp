@@ -60,7 +60,8 @@ Json to_json(const qp_model_info& info, const qp_memory_plan& plan, const std::s
 std::string to_text(const qp_model_info& info, const qp_memory_plan& plan, const Plugin& plugin) {
     std::string out;
     const auto row = [&](const char* name, const std::string& value) {
-        out += std::string(name) + std::string(16 - std::char_traits<char>::length(name), ' ') + printable(value) + "\n";
+        out +=
+            std::string(name) + std::string(16 - std::char_traits<char>::length(name), ' ') + printable(value) + "\n";
     };
     row("format", field_text(info.format) + " (backend " + plugin.name() + " " + plugin.version() + ")");
     row("architecture", field_text(info.architecture) + ", " + std::to_string(info.n_layers) + " layers, hidden size " +
@@ -83,8 +84,9 @@ std::string to_text(const qp_model_info& info, const qp_memory_plan& plan, const
 void add_info(CLI::App& command, InfoArguments& arguments) {
     add_model_arguments(command, arguments);
     add_output_arguments(command, arguments);
-    command.footer("Example: what a folder is, and the memory that it takes with 4096 tokens of context\n"
-                   "  quantplug info models/smollm2-exl2 --ctx 4096");
+    command.footer(
+        "Example: what a folder is, and the memory that it takes with 4096 tokens of context\n"
+        "  quantplug info models/smollm2-exl2 --ctx 4096");
 }
 
 int run_info(const InfoArguments& arguments, Program& program) {

@@ -23,9 +23,9 @@ constexpr uint32_t kDefaultCtx = 512;
 // One value per prediction, in order.
 struct Scores {
     std::vector<double> nll;
-    std::vector<double> base_nll, kl;   // with a base
-    uint64_t top1 = 0;                  // with a base: predictions where both have the same most probable token
-    size_t n_rows = 0;                  // complete ones
+    std::vector<double> base_nll, kl;  // with a base
+    uint64_t top1 = 0;                 // with a base: predictions where both have the same most probable token
+    size_t n_rows = 0;                 // complete ones
 };
 
 // The rows' log-probabilities only. Stops after a complete row when interrupted.
@@ -91,7 +91,8 @@ void compare(const Model& model, const Model& base, const Rows& rows, const std:
             bar.update(static_cast<double>(scores.nll.size()) / static_cast<double>(n_predictions), "predictions");
             const auto target = static_cast<size_t>(row[i + 1]);
             const std::span<const double> log_q = pass.next(i);
-            if (target >= log_q.size()) throw Error(QP_INTERNAL, "token id " + std::to_string(target) + " is outside the logits");
+            if (target >= log_q.size())
+                throw Error(QP_INTERNAL, "token id " + std::to_string(target) + " is outside the logits");
             scores.nll.push_back(-log_q[target]);
             if (base) {
                 const std::span<const double> log_p = base_pass->next(i);
@@ -132,21 +133,23 @@ Model load_base(const PerplexityArguments& arguments, Backends& backends, Consol
     return load(base, backends, console);
 }
 
-void require_same_tokens(const Model& model, const Model& base, const std::string& text, const std::vector<int32_t>& ids,
-                         const std::string& base_folder) {
+void require_same_tokens(const Model& model, const Model& base, const std::string& text,
+                         const std::vector<int32_t>& ids, const std::string& base_folder) {
     const uint32_t n_vocab = model.info().n_vocab, base_n_vocab = base.info().n_vocab;
     if (n_vocab != base_n_vocab)
         throw Error(QP_INVALID_ARGUMENT, base_folder + " has a vocabulary of " + std::to_string(base_n_vocab) +
-                                             ", the model one of " + std::to_string(n_vocab) + "; they cannot be compared");
+                                             ", the model one of " + std::to_string(n_vocab) +
+                                             "; they cannot be compared");
     if (base.tokenize(text, QP_BOS_OFF) != ids)
-        throw Error(QP_INVALID_ARGUMENT, base_folder + " splits the text into other tokens than the model; they cannot be compared");
+        throw Error(QP_INVALID_ARGUMENT,
+                    base_folder + " splits the text into other tokens than the model; they cannot be compared");
 }
 
 void write_result(const Scores& scores, size_t n_text_tokens, bool with_base, Console& console) {
     const MeanAndError nll = mean_and_error(scores.nll);
-    nlohmann::json result = {{"perplexity", std::exp(nll.mean)},        {"nll", nll.mean},
-                             {"nll_se", nll.standard_error},            {"predictions", scores.nll.size()},
-                             {"rows", scores.n_rows},                   {"text_tokens", n_text_tokens}};
+    nlohmann::json result = {
+        {"perplexity", std::exp(nll.mean)}, {"nll", nll.mean},       {"nll_se", nll.standard_error},
+        {"predictions", scores.nll.size()}, {"rows", scores.n_rows}, {"text_tokens", n_text_tokens}};
     const double kl = with_base ? mean_and_error(scores.kl).mean : 0;
     if (with_base) {
         result["kl"] = kl;
@@ -163,8 +166,9 @@ void write_result(const Scores& scores, size_t n_text_tokens, bool with_base, Co
                   std::exp(nll.mean), nll.mean, nll.standard_error, scores.nll.size(), scores.n_rows);
     console.write_text(text.data());
     if (!with_base) return;
-    std::snprintf(text.data(), text.size(), "KL %.3e (99th percentile %.3e), same top token %.3f %%, base perplexity %.4f\n", kl,
-                  result["kl_p99"].get<double>(), 100 * result["top1"].get<double>(), result["base_perplexity"].get<double>());
+    std::snprintf(
+        text.data(), text.size(), "KL %.3e (99th percentile %.3e), same top token %.3f %%, base perplexity %.4f\n", kl,
+        result["kl_p99"].get<double>(), 100 * result["top1"].get<double>(), result["base_perplexity"].get<double>());
     console.write_text(text.data());
 }
 
@@ -174,26 +178,29 @@ void add_perplexity(CLI::App& command, PerplexityArguments& arguments) {
     add_model_arguments(command, arguments);
     command.add_option("-f,--file", arguments.file, "the text; - is standard input")->type_name("FILE");
     add_bos(command, arguments.bos);
-    CLI::Option* base = command.add_option("--kl-base", arguments.base_folder, "the model to compare with; may be the same folder")
-                            ->type_name("DIR");
+    CLI::Option* base =
+        command.add_option("--kl-base", arguments.base_folder, "the model to compare with; may be the same folder")
+            ->type_name("DIR");
     command.add_option("--kl-base-compute", arguments.base_compute, "--compute of the base (default: the model's own)")
         ->check(CLI::IsMember({"default", "exact", "fast"}))
         ->needs(base);
     command.add_option("--kl-base-device", arguments.base_device, "--device of the base (default: the model's own)")
         ->check(device_validator())
         ->needs(base);
-    command.add_option("--dump-logprobs", arguments.dump_file, "write float32 .npy, (predictions, n_vocab)")->type_name("FILE");
+    command.add_option("--dump-logprobs", arguments.dump_file, "write float32 .npy, (predictions, n_vocab)")
+        ->type_name("FILE");
     add_output_arguments(command, arguments);
-    command.footer("Rows have --ctx ids (default 512).\n"
-                   "Example: what 4 bits cost\n"
-                   "  quantplug perplexity models/smollm2-gptq -f eval.txt --kl-base models/smollm2-f16");
+    command.footer(
+        "Rows have --ctx ids (default 512).\n"
+        "Example: what 4 bits cost\n"
+        "  quantplug perplexity models/smollm2-gptq -f eval.txt --kl-base models/smollm2-f16");
 }
 
 int run_perplexity(const PerplexityArguments& given, Program& program) {
     PerplexityArguments arguments = given;
     if (!arguments.ctx) arguments.ctx = kDefaultCtx;
     if (*arguments.ctx < 2) throw UsageError("--ctx must be at least 2: a row's first token is not predicted");
-    load_options(arguments);   // wrong usage comes before any work
+    load_options(arguments);  // wrong usage comes before any work
     const std::string text = text_argument(false, "", arguments.file, "-f FILE or text on standard input");
 
     Console& console = program.console;
@@ -202,8 +209,9 @@ int run_perplexity(const PerplexityArguments& given, Program& program) {
     const std::vector<int32_t> ids = model.tokenize(text, QP_BOS_OFF);
     const Rows rows = perplexity_rows(ids, *arguments.ctx, bos_of_rows(model, arguments.bos));
     if (rows.empty())
-        throw Error(QP_INVALID_ARGUMENT, "the text has " + std::to_string(ids.size()) + " tokens, less than one row of --ctx " +
-                                             std::to_string(*arguments.ctx) + "; give a longer text or a smaller --ctx");
+        throw Error(QP_INVALID_ARGUMENT, "the text has " + std::to_string(ids.size()) +
+                                             " tokens, less than one row of --ctx " + std::to_string(*arguments.ctx) +
+                                             "; give a longer text or a smaller --ctx");
     Model base;
     if (!arguments.base_folder.empty()) {
         base = load_base(arguments, backends, console);
@@ -216,7 +224,8 @@ int run_perplexity(const PerplexityArguments& given, Program& program) {
     else
         score(model, rows, scores, console);
     for (const double value : scores.nll)
-        if (std::isnan(value)) throw Error(QP_INTERNAL, "the model's log-probabilities are not numbers; its weights may be damaged");
+        if (std::isnan(value))
+            throw Error(QP_INTERNAL, "the model's log-probabilities are not numbers; its weights may be damaged");
     if (scores.n_rows > 0) write_result(scores, ids.size(), static_cast<bool>(base), console);
     if (interrupted() && scores.n_rows < rows.size()) {
         if (scores.n_rows == 0) throw Error(QP_CANCELLED, "interrupted before the first row was done");

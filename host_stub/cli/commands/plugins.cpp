@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "host_stub/cli/commands/commands.h"
+#include "host_stub/cli/failure.h"
 #include "host_stub/cli/session.h"
 #include "host_stub/cli/utf8.h"
 
@@ -43,7 +44,8 @@ std::string table(const std::vector<Candidate>& candidates) {
         const bool ok = candidate.plugin.has_value();
         out += padded(candidate.name.empty() ? "-" : printable(candidate.name), 12) +
                padded(ok ? printable(candidate.plugin->version()) : "-", 12) +
-               padded(ok ? printable(candidate.plugin->formats()) : "-", 14) + printable(candidate.path().string()) + "\n";
+               padded(ok ? printable(candidate.plugin->formats()) : "-", 14) + printable(candidate.path().string()) +
+               "\n";
         if (!ok) out += "    rejected: " + printable(candidate.rejected) + "\n";
     }
     return out;
@@ -52,13 +54,16 @@ std::string table(const std::vector<Candidate>& candidates) {
 }  // namespace
 
 void add_plugins(CLI::App& command, PluginsArguments& arguments) {
-    command.add_option("--backend", arguments.backend, "also look at this library or manifest, first")->type_name("PATH");
+    command.add_option("--backend", arguments.backend, "also look at this library or manifest, first")
+        ->type_name("PATH");
     add_output_arguments(command, arguments);
     command.footer("Example: every plugin that is found, where, and why one is not used\n  quantplug plugins");
 }
 
 int run_plugins(const PluginsArguments& arguments, Program& program) {
     Backends backends(program.console, arguments.backend);
+    if (!arguments.backend.empty() && backends.registry().places().front().origin != "--backend")
+        throw UsageError("--backend " + arguments.backend + " is no path; every plugin by name is listed anyway");
     backends.registry().load_all();
     const std::vector<Candidate>& candidates = backends.registry().candidates();
     if (program.console.json()) {

@@ -21,17 +21,28 @@ Json number(double value) {
 
 void add_quantize(CLI::App& command, QuantizeArguments& arguments) {
     command.add_option("-i,--in", arguments.in, "the plain model folder")->type_name("DIR")->required();
-    command.add_option("-o,--out", arguments.work, "work folder; round to nearest needs none and leaves it alone")->type_name("DIR");
-    command.add_option("--compile-full", arguments.out, "the folder to make; it must not exist (also -cf)")->type_name("DIR")->required();
-    command.add_option("--to", arguments.format, "the format to make")->check(CLI::IsMember({"exl2", "gptq"}))->required();
-    command.add_option("--method", arguments.method, "rtn: round to nearest, no calibration")->check(CLI::IsMember({"rtn"}))->required();
+    command.add_option("-o,--out", arguments.work, "work folder; round to nearest needs none and leaves it alone")
+        ->type_name("DIR");
+    command.add_option("--compile-full", arguments.out, "the folder to make; it must not exist (also -cf)")
+        ->type_name("DIR")
+        ->required();
+    command.add_option("--to", arguments.format, "the format to make")
+        ->check(CLI::IsMember({"exl2", "gptq"}))
+        ->required();
+    command.add_option("--method", arguments.method, "rtn: round to nearest, no calibration")
+        ->check(CLI::IsMember({"rtn"}))
+        ->required();
     command.add_option("-b,--bits", arguments.bits, "bits per weight")->check(CLI::Range(1.0, 16.0))->type_name("BPW");
     command.add_option("--group-size", arguments.group_size, "rows that share a scale; -1: all")->type_name("N");
-    command.add_option("--head-bits", arguments.head_bits, "bits of the head (also -hb)")->check(CLI::Range(1, 16))->type_name("N");
+    command.add_option("--head-bits", arguments.head_bits, "bits of the head (also -hb)")
+        ->check(CLI::Range(1, 16))
+        ->type_name("N");
     add_backend_arguments(command, arguments);
     add_output_arguments(command, arguments);
-    command.footer("Example: a GPTQ folder at 4 bits in groups of 128\n"
-                   "  quantplug quantize -i models/smollm2-f16 -cf models/smollm2-gptq --to gptq --method rtn -b 4 --group-size 128");
+    command.footer(
+        "Example: a GPTQ folder at 4 bits in groups of 128\n"
+        "  quantplug quantize -i models/smollm2-f16 -cf models/smollm2-gptq --to gptq --method rtn -b 4 --group-size "
+        "128");
 }
 
 int run_quantize(const QuantizeArguments& arguments, Program& program) {
@@ -45,7 +56,8 @@ int run_quantize(const QuantizeArguments& arguments, Program& program) {
     Console& console = program.console;
     Backends backends(console, arguments.backend);
     const Plugin& plugin = backends.for_format(arguments.format);
-    if (!arguments.work.empty()) console.note("--method rtn needs no work folder: " + arguments.work + " is left alone");
+    if (!arguments.work.empty())
+        console.note("--method rtn needs no work folder: " + arguments.work + " is left alone");
     const auto call = [&](const std::string& json, const JsonEventFn& on_event) { plugin.quantize(json, on_event); };
     const Json result = run_json_call(call, request, console, [&](const Json& event) {
         if (console.json()) console.write_json(event);
@@ -55,7 +67,8 @@ int run_quantize(const QuantizeArguments& arguments, Program& program) {
             const auto found = result.find(key);
             return found == result.end() ? std::string("?") : found->dump();
         };
-        console.write_text("wrote " + arguments.out + ": " + text("bits_per_weight") + " bits per weight, " + text("seconds") + " s\n");
+        console.write_text("wrote " + arguments.out + ": " + text("bits_per_weight") + " bits per weight, " +
+                           text("seconds") + " s\n");
     }
     return kExitDone;
 }

@@ -23,7 +23,7 @@ LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 TEXTS = ["", " ", "a", "Hello world", "  the  quick   brown ", "DON'T don't IT'S", "1234567890 12 ٣٤٥ Ⅷ½", "naïve cafe\u0301 ÅÅ", "Привет, мир!",
          "你好，世界。你好", "สวัสดีชาวโลก नमस्ते", "🙂👩‍👩‍👧‍👦🏳️‍🌈👍🏽\U0001FAE8 \U0001FA77", "a\tb\n\nc\r\n d\u00a0e\u3000f\u180eg\u200bh\u2028i\x85j\x0bk", "<s>the</s> <tag>dog <tag> x",
          "foo bar foobar foo", "  foo  ", "<0x0A> <0xE2>", "▁▁ the ▁x", "Ġthe Ċ", "\x00\x01\x7f\xad", "if (x<=10){y='q';}  // end\n", "e\u0301\u0327\u0334 q\u0307\u0323", "ﬁ Ⅷ ㍿ ½", "x" * 70, "ab" * 60,
-         "the " * 30, "\ufeffbom", "\u1dfa\u0897 mark", "ſ'S K", "ǅ ß ẞ İ"]
+         "the " * 30, "\ufeffbom", "\u1dfa\u0897 mark", "ſ'S K", "ǅ ß ẞ İ", "\uac00\u11a7\u11a8 \u1100\u1161\u11a7\u11a8"]
 
 
 def write(path, value):

@@ -55,7 +55,8 @@ static int32_t QP_CALL refuse(const qp_host* host, qp_error* error) {
 #define INIT never
 #endif
 
-static const qp_plugin table = {.struct_size = VARIANT == SHORT_TABLE ? 24 : sizeof(qp_plugin), .init = INIT, .deinit = DEINIT};
+static const qp_plugin table = {
+    .struct_size = VARIANT == SHORT_TABLE ? 24 : sizeof(qp_plugin), .init = INIT, .deinit = DEINIT};
 
 QP_EXPORT const qp_entry quantplug_entry_v1 = {
     .struct_size = VARIANT == SHORT_STRUCT_SIZE ? 12 : sizeof(qp_entry),

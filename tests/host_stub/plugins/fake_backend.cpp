@@ -1,10 +1,10 @@
-// A plugin with every extension and a known distribution. Its model is a folder with salt.txt, a number; the text is bytes (fake_model.h).
+// A plugin with every extension and a known distribution. Its model is a folder with salt.txt, a number; the text is
+// bytes (fake_model.h).
 #define QP_BUILDING_PLUGIN
-#include <quantplug/backend.hpp>
-
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <quantplug/backend.hpp>
 #include <thread>
 
 #include "tests/host_stub/plugins/fake_model.h"
@@ -72,7 +72,7 @@ class FakeModel : public qp::Model {
             if (id == fake::kFakeBos)
                 text += flags & QP_SPECIAL_TEXT ? "<bos>" : "";
             else
-                text += static_cast<char>(id == 35 ? 0xff : 'a' + id % 26);   // 35: a byte that is no UTF-8
+                text += static_cast<char>(id == 35 ? 0xff : 'a' + id % 26);  // 35: a byte that is no UTF-8
         }
         return text;
     }
@@ -160,18 +160,21 @@ class FakeBackend : public qp::Backend {
         out.arguments = "{}";
         return index < 2;
     }
-    // The arguments come back in the last event. {"dtype": "f32"} with "fault" in the input's name: an event that is no JSON.
+    // The arguments come back in the last event. {"dtype": "f32"} with "fault" in the input's name: an event that is no
+    // JSON.
     void run_tool(std::string_view name, std::string_view arguments_json, qp::JsonEvents& events) const override {
         const std::string arguments(arguments_json);
         events.emit("{\"event\":\"progress\",\"fraction\":0.5,\"what\":\"half\"}");
         if (arguments.find("fault") != std::string::npos) events.emit("{");
-        events.emit("{\"event\":\"done\",\"tensors\":3,\"bytes\":12,\"architecture\":\"F\",\"tokenizer\":\"t\",\"tool\":\"" + std::string(name) +
-                    "\",\"arguments\":" + arguments + "}");
+        events.emit(
+            "{\"event\":\"done\",\"tensors\":3,\"bytes\":12,\"architecture\":\"F\",\"tokenizer\":\"t\",\"tool\":\"" +
+            std::string(name) + "\",\"arguments\":" + arguments + "}");
     }
     void quantizer(qp_tool_info& out) const override { out.name = "exl2"; }
     void quantize(std::string_view arguments_json, qp::JsonEvents& events) const override {
         events.emit("{\"event\":\"layer\",\"name\":\"a\",\"bits\":4}");
-        events.emit("{\"event\":\"done\",\"bits_per_weight\":4.5,\"seconds\":1.5,\"arguments\":" + std::string(arguments_json) + "}");
+        events.emit("{\"event\":\"done\",\"bits_per_weight\":4.5,\"seconds\":1.5,\"arguments\":" +
+                    std::string(arguments_json) + "}");
     }
 };
 

@@ -1,0 +1,34 @@
+// The object file of an instruction set exports its table and nothing else: an inline function compiled there could be
+// linked into a machine that lacks the instructions.
+#include <doctest/doctest.h>
+
+#include <cstdio>
+#include <string>
+
+#include "../support/data.h"
+
+TEST_CASE("avx2.cpp defines no symbol but its table") {
+    const auto object =
+        std::filesystem::path(QP_BINARY_DIR) / "kernels/CMakeFiles/quantplug_kernels.dir/cpu/avx2.cpp.o";
+    if (!std::filesystem::exists(object)) {
+        MESSAGE("skipped: " << object.string() << " is not there");
+        return;
+    }
+    const std::string command = "nm -C --defined-only --extern-only '" + object.string() + "' 2>&1";
+    std::FILE* pipe = popen(command.c_str(), "r");
+    REQUIRE(pipe);
+    std::string foreign;
+    int tables = 0;
+    char line[4096];
+    while (std::fgets(line, sizeof line, pipe)) {
+        const std::string text = line;
+        if (text.find(" T ") != std::string::npos && text.find("avx2_table()") != std::string::npos) {
+            ++tables;
+        } else if (text.find("san") == std::string::npos) {  // a sanitizer's own symbols
+            foreign += text;
+        }
+    }
+    CHECK(pclose(pipe) == 0);
+    CHECK(tables == 1);
+    CHECK_MESSAGE(foreign.empty(), foreign);
+}
