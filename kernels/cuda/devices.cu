@@ -1,5 +1,5 @@
-// The build with the CUDA Toolkit. The list is empty whatever the machine holds: there is no CUDA device implementation yet, and
-// a card that cannot run a step is not listed.
+// The build with the CUDA Toolkit. The list is empty whatever the machine holds: there is no CUDA device implementation
+// yet, and a card that cannot run a step is not listed.
 #include "kernels/cuda/devices.h"
 
 namespace quantplug::kernels {

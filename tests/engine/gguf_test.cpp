@@ -142,9 +142,9 @@ TEST_CASE("gguf: a llama model comes out as Hugging Face has it, q and k in thei
         CHECK(imported->result.tensors == int64_t(plain.size()));
         CHECK(imported->result.bytes == fs::file_size(imported->out() / "model.safetensors"));
         REQUIRE(folder.tensors().size() == plain.size());
-        for (const auto& [name, values] : plain) {
-            CAPTURE(name);
-            CHECK(folder.read_f32(name) == values);
+        for (const auto& tensor : plain) {
+            INFO(tensor.first);
+            CHECK(folder.read_f32(tensor.first) == tensor.second);
         }
         const ModelConfig config = read_model_config(folder);
         CHECK(config.architecture == imported->result.architecture);

@@ -47,7 +47,7 @@ TEST_CASE("a matrix is written as NumPy's format 1.0") {
         CHECK(header.rfind("{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + ", }", 0) == 0);
         CHECK(header.back() == '\n');
         REQUIRE(bytes.size() == 10 + header_size + values.size() * 4);
-        CHECK(std::memcmp(bytes.data() + 10 + header_size, values.data(), values.size() * 4) == 0);
+        CHECK((values.empty() || std::memcmp(bytes.data() + 10 + header_size, values.data(), values.size() * 4) == 0));
         CHECK(!std::filesystem::exists(path.string() + ".part"));
     }
 }

@@ -9,7 +9,7 @@ namespace quantplug::host {
 
 void add_dequantize(CLI::App& command, DequantizeArguments& arguments) {
     command.add_option("-m,--model,DIR", arguments.folder, "the quantised model folder")->type_name("DIR")->required();
-    command.add_option("OUT", arguments.out, "the folder to make; it must not exist")->required();
+    command.add_option("OUT", arguments.out, "the folder to make, absent or empty")->required();
     command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")
         ->check(CLI::IsMember({"f16", "f32"}));
     add_backend_arguments(command, arguments);

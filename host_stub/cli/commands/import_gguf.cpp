@@ -12,7 +12,7 @@ namespace quantplug::host {
 
 void add_import_gguf(CLI::App& command, ImportGgufArguments& arguments) {
     command.add_option("FILE", arguments.file, "the GGUF file")->required();
-    command.add_option("OUT", arguments.out, "the folder to make; it must not exist")->required();
+    command.add_option("OUT", arguments.out, "the folder to make, absent or empty")->required();
     command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")
         ->check(CLI::IsMember({"f16", "f32"}));
     add_backend_arguments(command, arguments);

@@ -23,7 +23,7 @@ void add_quantize(CLI::App& command, QuantizeArguments& arguments) {
     command.add_option("-i,--in", arguments.in, "the plain model folder")->type_name("DIR")->required();
     command.add_option("-o,--out", arguments.work, "work folder; round to nearest needs none and leaves it alone")
         ->type_name("DIR");
-    command.add_option("--compile-full", arguments.out, "the folder to make; it must not exist (also -cf)")
+    command.add_option("--compile-full", arguments.out, "the folder to make, absent or empty (also -cf)")
         ->type_name("DIR")
         ->required();
     command.add_option("--to", arguments.format, "the format to make")

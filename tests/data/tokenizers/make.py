@@ -7,6 +7,7 @@ sentencepiece/tokenizer.model the SentencePiece model that byte_fallback was mad
 */cases.json                  texts, and the ids and texts that those libraries give
 parts.json                    normalizers, pre_tokenizers and decoders alone: objects, inputs and results
 """
+
 import io
 import json
 import pathlib
@@ -16,14 +17,53 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).parent
-CORPUS = ["the quick brown fox jumps over the lazy dog", "the tokens of a text are the parts of the text", "don't we'll it's they're",
-          "naïve café über straße", "Привет мир, как дела", "你好世界 你好", "for (int i = 0; i < n; ++i) { x += 10; }", "1234 567 89 0",
-          "    indented\n\tline\n\n", "hello hello world world's end", "🙂🙂 👍🏽"] * 4
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-TEXTS = ["", " ", "a", "Hello world", "  the  quick   brown ", "DON'T don't IT'S", "1234567890 12 ٣٤٥ Ⅷ½", "naïve cafe\u0301 ÅÅ", "Привет, мир!",
-         "你好，世界。你好", "สวัสดีชาวโลก नमस्ते", "🙂👩‍👩‍👧‍👦🏳️‍🌈👍🏽\U0001FAE8 \U0001FA77", "a\tb\n\nc\r\n d\u00a0e\u3000f\u180eg\u200bh\u2028i\x85j\x0bk", "<s>the</s> <tag>dog <tag> x",
-         "foo bar foobar foo", "  foo  ", "<0x0A> <0xE2>", "▁▁ the ▁x", "Ġthe Ċ", "\x00\x01\x7f\xad", "if (x<=10){y='q';}  // end\n", "e\u0301\u0327\u0334 q\u0307\u0323", "ﬁ Ⅷ ㍿ ½", "x" * 70, "ab" * 60,
-         "the " * 30, "\ufeffbom", "\u1dfa\u0897 mark", "ſ'S K", "ǅ ß ẞ İ", "\uac00\u11a7\u11a8 \u1100\u1161\u11a7\u11a8"]
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog",
+    "the tokens of a text are the parts of the text",
+    "don't we'll it's they're",
+    "naïve café über straße",
+    "Привет мир, как дела",
+    "你好世界 你好",
+    "for (int i = 0; i < n; ++i) { x += 10; }",
+    "1234 567 89 0",
+    "    indented\n\tline\n\n",
+    "hello hello world world's end",
+    "🙂🙂 👍🏽",
+] * 4
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEXTS = [
+    "",
+    " ",
+    "a",
+    "Hello world",
+    "  the  quick   brown ",
+    "DON'T don't IT'S",
+    "1234567890 12 ٣٤٥ Ⅷ½",
+    "naïve cafe\u0301 ÅÅ",
+    "Привет, мир!",
+    "你好，世界。你好",
+    "สวัสดีชาวโลก नमस्ते",
+    "🙂👩‍👩‍👧‍👦🏳️‍🌈👍🏽\U0001fae8 \U0001fa77",
+    "a\tb\n\nc\r\n d\u00a0e\u3000f\u180eg\u200bh\u2028i\x85j\x0bk",
+    "<s>the</s> <tag>dog <tag> x",
+    "foo bar foobar foo",
+    "  foo  ",
+    "<0x0A> <0xE2>",
+    "▁▁ the ▁x",
+    "Ġthe Ċ",
+    "\x00\x01\x7f\xad",
+    "if (x<=10){y='q';}  // end\n",
+    "e\u0301\u0327\u0334 q\u0307\u0323",
+    "ﬁ Ⅷ ㍿ ½",
+    "x" * 70,
+    "ab" * 60,
+    "the " * 30,
+    "\ufeffbom",
+    "\u1dfa\u0897 mark",
+    "ſ'S K",
+    "ǅ ß ẞ İ",
+    "\uac00\u11a7\u11a8 \u1100\u1161\u11a7\u11a8",
+]
 
 
 def write(path, value):
@@ -31,7 +71,20 @@ def write(path, value):
     if isinstance(value, list):
         path.write_text("[\n" + ",\n".join(json.dumps(one) for one in value) + "\n]\n")
     else:
-        path.write_text("{\n" + ",\n".join(json.dumps(key) + ": " + (json.dumps(one) if not isinstance(one, list) else "[\n" + ",\n".join(json.dumps(x) for x in one) + "\n]") for key, one in value.items()) + "\n}\n")
+        path.write_text(
+            "{\n"
+            + ",\n".join(
+                json.dumps(key)
+                + ": "
+                + (
+                    json.dumps(one)
+                    if not isinstance(one, list)
+                    else "[\n" + ",\n".join(json.dumps(x) for x in one) + "\n]"
+                )
+                for key, one in value.items()
+            )
+            + "\n}\n"
+        )
 
 
 def cases(tokenizer):
@@ -40,21 +93,50 @@ def cases(tokenizer):
         for special in (False, True):
             tokenizer.encode_special_tokens = not special
             ids = tokenizer.encode(text, add_special_tokens=False).ids
-            out.append({"text": text, "special": special, "ids": ids, "auto_ids": tokenizer.encode(text).ids,
-                        "decoded": tokenizer.decode(ids, skip_special_tokens=False),
-                        "auto_decoded": tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=not special)})
+            out.append(
+                {
+                    "text": text,
+                    "special": special,
+                    "ids": ids,
+                    "auto_ids": tokenizer.encode(text).ids,
+                    "decoded": tokenizer.decode(ids, skip_special_tokens=False),
+                    "auto_decoded": tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=not special),
+                }
+            )
     return out
 
 
 def byte_level():
     t = Tokenizer(models.BPE(ignore_merges=True))
     t.normalizer = normalizers.NFC()
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     t.decoder = decoders.ByteLevel()
-    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    t.add_special_tokens([AddedToken("<s>", special=True, normalized=False), AddedToken("</s>", special=True, normalized=False)])
-    t.add_tokens([AddedToken("<tag>", lstrip=True, rstrip=True, normalized=False), AddedToken("foo", single_word=True, normalized=True)])
-    t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", t.token_to_id("<s>"))])])
+    t.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
+    t.add_special_tokens(
+        [AddedToken("<s>", special=True, normalized=False), AddedToken("</s>", special=True, normalized=False)]
+    )
+    t.add_tokens(
+        [
+            AddedToken("<tag>", lstrip=True, rstrip=True, normalized=False),
+            AddedToken("foo", single_word=True, normalized=True),
+        ]
+    )
+    t.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(
+                single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", t.token_to_id("<s>"))]
+            ),
+        ]
+    )
     folder = HERE / "byte_level"
     folder.mkdir(exist_ok=True)
     t.save(str(folder / "tokenizer.json"), pretty=False)
@@ -63,34 +145,71 @@ def byte_level():
 
 def sentencepieces():
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True,
-                                             split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True,
-                                             character_coverage=0.98, minloglevel=2, num_threads=1)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=model,
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        character_coverage=0.98,
+        minloglevel=2,
+        num_threads=1,
+    )
     folder = HERE / "sentencepiece"
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    write(folder / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 10**30, "legacy": True,
-                                             "added_tokens_decoder": {str(sp.get_piece_size()): {"content": "<tag>", "special": True, "normalized": False}}})
-    write(folder / "cases.json", [{"text": text, "ids": sp.encode(text), "decoded": sp.decode(sp.encode(text))} for text in TEXTS])
+    write(
+        folder / "tokenizer_config.json",
+        {
+            "bos_token": "<s>",
+            "eos_token": {"content": "</s>"},
+            "model_max_length": 10**30,
+            "legacy": True,
+            "added_tokens_decoder": {
+                str(sp.get_piece_size()): {"content": "<tag>", "special": True, "normalized": False}
+            },
+        },
+    )
+    write(
+        folder / "cases.json",
+        [{"text": text, "ids": sp.encode(text), "decoded": sp.decode(sp.encode(text))} for text in TEXTS],
+    )
     pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
     ids = {piece: i for i, piece in enumerate(pieces)}
     # All splits of a piece in two pieces, in the order of the pieces' scores and then of their parts.
     merges = []
-    for piece in sorted((p for p in pieces if len(p) > 1 and not sp.is_byte(ids[p]) and not sp.is_control(ids[p]) and not sp.is_unknown(ids[p])), key=lambda p: -sp.get_score(ids[p])):
+    for piece in sorted(
+        (
+            p
+            for p in pieces
+            if len(p) > 1 and not sp.is_byte(ids[p]) and not sp.is_control(ids[p]) and not sp.is_unknown(ids[p])
+        ),
+        key=lambda p: -sp.get_score(ids[p]),
+    ):
         parts = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in ids and piece[i:] in ids]
         merges += sorted(parts, key=lambda p: (ids[p[0]], ids[p[1]]))
     t = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    t.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     t.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in ("<unk>", "<s>", "</s>")])
-    t.add_tokens([AddedToken("<tag>", rstrip=True, normalized=False), AddedToken("foo bar", single_word=True, normalized=True)])
-    t.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A $B", special_tokens=[("<s>", 1), ("</s>", 2)])
+    t.add_tokens(
+        [AddedToken("<tag>", rstrip=True, normalized=False), AddedToken("foo bar", single_word=True, normalized=True)]
+    )
+    t.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     folder = HERE / "byte_fallback"
     folder.mkdir(exist_ok=True)
     t.save(str(folder / "tokenizer.json"), pretty=False)
     j = json.loads((folder / "tokenizer.json").read_text())
-    j["model"]["merges"] = [" ".join(m) for m in j["model"]["merges"]]   # the older spelling
+    j["model"]["merges"] = [" ".join(m) for m in j["model"]["merges"]]  # the older spelling
     (folder / "tokenizer.json").write_text(json.dumps(j))
     write(folder / "cases.json", cases(Tokenizer.from_file(str(folder / "tokenizer.json"))))
 
@@ -105,25 +224,122 @@ def parts():
     texts = [text for text in TEXTS if len(text) < 50] + short
     out = {"normalizers": [], "pre_tokenizers": [], "decoders": []}
     n = normalizers
-    for part in [n.NFC(), n.NFD(), n.NFKC(), n.NFKD(), n.Lowercase(), n.Strip(), n.Strip(left=False), n.Strip(right=False), n.Prepend("▁"), n.Replace(" ", "▁"), n.Replace(Regex(r"\s+|q*"), "_"),
-                 n.ByteLevel(), n.Sequence([n.NFKD(), n.Lowercase(), n.Replace("a", "bb")])]:
-        out["normalizers"].append({"object": state(part), "cases": [[text, part.normalize_str(text)] for text in texts]})
+    for part in [
+        n.NFC(),
+        n.NFD(),
+        n.NFKC(),
+        n.NFKD(),
+        n.Lowercase(),
+        n.Strip(),
+        n.Strip(left=False),
+        n.Strip(right=False),
+        n.Prepend("▁"),
+        n.Replace(" ", "▁"),
+        n.Replace(Regex(r"\s+|q*"), "_"),
+        n.ByteLevel(),
+        n.Sequence([n.NFKD(), n.Lowercase(), n.Replace("a", "bb")]),
+    ]:
+        out["normalizers"].append(
+            {"object": state(part), "cases": [[text, part.normalize_str(text)] for text in texts]}
+        )
     p = pre_tokenizers
-    splits = [p.Split(pattern, behavior, invert) for behavior in ("removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous") for invert in (False, True)
-              for pattern in (" ", Regex(r"[a-z]+"), Regex(r"x*"))]
-    regexes = [LLAMA3, r"\p{N}{1,3}+", r"a{2}?", r"a{,2}b", r"[\w-]+", r"\W+", r"\bs\b|\B.", r"[^\s\S]|[\S\d]", r"\h+", r"(?m:.+)", r"^.|.$", r"[a[bc]]+", r"[\p{L}&&[^\p{Han}]]+", r"\p{Han}+", r"\p{^L}+", r"\p{Letter}\p{Alpha}*",
-               r"[[:alpha:]]+[[:punct:]]?", r"(a|b)\1", r"(?<q>['\"]).*?\k<q>", r"a++b?|(?>x+)", r"(?<=a)b|(?<!a)b", r"\u4f60|\x{597d}", r"[!-/\[\]:-@]", r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+", r"{|}|\{", r"\v|\e|\t", r"\d+|\D", r"[一-龥\u3040-ゟ゠-ヿ]+", r"\s*[\r\n]|\s+(?!\S)|\s"]
-    for part in splits + [p.Split(Regex(r), "isolated") for r in regexes] + [p.Digits(True), p.Digits(False), p.Punctuation(), p.Punctuation("contiguous"), p.Whitespace(), p.WhitespaceSplit(), p.CharDelimiterSplit("a"), p.BertPreTokenizer(),
-                 p.ByteLevel(True, use_regex=True), p.ByteLevel(False, use_regex=True), p.ByteLevel(True, use_regex=False), p.Metaspace(), p.Metaspace(prepend_scheme="never"), p.Metaspace(prepend_scheme="first", split=False),
-                 p.Sequence([p.Digits(True), p.ByteLevel(False, use_regex=True)]), p.Sequence([p.ByteLevel(False, use_regex=False), p.Split("Ġ", "merged_with_next")]), p.Sequence([p.WhitespaceSplit(), p.Sequence([p.Punctuation(), p.Metaspace(prepend_scheme="first")])])]:
+    splits = [
+        p.Split(pattern, behavior, invert)
+        for behavior in ("removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous")
+        for invert in (False, True)
+        for pattern in (" ", Regex(r"[a-z]+"), Regex(r"x*"))
+    ]
+    regexes = [
+        LLAMA3,
+        r"\p{N}{1,3}+",
+        r"a{2}?",
+        r"a{,2}b",
+        r"[\w-]+",
+        r"\W+",
+        r"\bs\b|\B.",
+        r"[^\s\S]|[\S\d]",
+        r"\h+",
+        r"(?m:.+)",
+        r"^.|.$",
+        r"[a[bc]]+",
+        r"[\p{L}&&[^\p{Han}]]+",
+        r"\p{Han}+",
+        r"\p{^L}+",
+        r"\p{Letter}\p{Alpha}*",
+        r"[[:alpha:]]+[[:punct:]]?",
+        r"(a|b)\1",
+        r"(?<q>['\"]).*?\k<q>",
+        r"a++b?|(?>x+)",
+        r"(?<=a)b|(?<!a)b",
+        r"\u4f60|\x{597d}",
+        r"[!-/\[\]:-@]",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+        r"{|}|\{",
+        r"\v|\e|\t",
+        r"\d+|\D",
+        r"[一-龥\u3040-ゟ゠-ヿ]+",
+        r"\s*[\r\n]|\s+(?!\S)|\s",
+    ]
+    for part in (
+        splits
+        + [p.Split(Regex(r), "isolated") for r in regexes]
+        + [
+            p.Digits(True),
+            p.Digits(False),
+            p.Punctuation(),
+            p.Punctuation("contiguous"),
+            p.Whitespace(),
+            p.WhitespaceSplit(),
+            p.CharDelimiterSplit("a"),
+            p.BertPreTokenizer(),
+            p.ByteLevel(True, use_regex=True),
+            p.ByteLevel(False, use_regex=True),
+            p.ByteLevel(True, use_regex=False),
+            p.Metaspace(),
+            p.Metaspace(prepend_scheme="never"),
+            p.Metaspace(prepend_scheme="first", split=False),
+            p.Sequence([p.Digits(True), p.ByteLevel(False, use_regex=True)]),
+            p.Sequence([p.ByteLevel(False, use_regex=False), p.Split("Ġ", "merged_with_next")]),
+            p.Sequence([p.WhitespaceSplit(), p.Sequence([p.Punctuation(), p.Metaspace(prepend_scheme="first")])]),
+        ]
+    ):
         chosen = short + ["", "  foo  "] if part in splits else texts
-        out["pre_tokenizers"].append({"object": state(part), "cases": [[text, [word for word, _ in part.pre_tokenize_str(text)]] for text in chosen]})
+        out["pre_tokenizers"].append(
+            {
+                "object": state(part),
+                "cases": [[text, [word for word, _ in part.pre_tokenize_str(text)]] for text in chosen],
+            }
+        )
     d = decoders
-    lists = [[], ["a"], ["▁a", "▁b", "c"], ["Ġa", "é", "Ċ", "ðŁĻ", "Ĥ", "x"], ["<0xE4>", "<0xBD>", "<0xA0>", "<0xE4>", "b", "<0x0A>", "<0xFF>"], ["  ", " a ", " ", "  b", "   "], ["▁▁", "<s>", "▁x▁y", "▁"], ["ä½", "ł", "Ã", "q"],
-             ["<0xF0>", "<0x9F>", "<0x99>"], [" ", " ", "a"], ["<0x4g>", "<0x4a>", "<0X4A>"]]
-    for part in [d.ByteLevel(), d.ByteFallback(), d.Fuse(), d.Metaspace(), d.Metaspace(prepend_scheme="never"), d.Replace("▁", " "), d.Replace(Regex("a|b"), "__"),
-                 d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0)]), d.Sequence([d.Fuse(), d.Strip(" ", 2, 1), d.Replace(" ", "_")]), d.Strip("▁", 1, 0), d.Sequence([d.ByteLevel(), d.Strip(" ", 1, 0)])]:
-        out["decoders"].append({"object": state(part), "cases": [[tokens, part.decode(tokens)] for tokens in lists if tokens]})
+    lists = [
+        [],
+        ["a"],
+        ["▁a", "▁b", "c"],
+        ["Ġa", "é", "Ċ", "ðŁĻ", "Ĥ", "x"],
+        ["<0xE4>", "<0xBD>", "<0xA0>", "<0xE4>", "b", "<0x0A>", "<0xFF>"],
+        ["  ", " a ", " ", "  b", "   "],
+        ["▁▁", "<s>", "▁x▁y", "▁"],
+        ["ä½", "ł", "Ã", "q"],
+        ["<0xF0>", "<0x9F>", "<0x99>"],
+        [" ", " ", "a"],
+        ["<0x4g>", "<0x4a>", "<0X4A>"],
+    ]
+    for part in [
+        d.ByteLevel(),
+        d.ByteFallback(),
+        d.Fuse(),
+        d.Metaspace(),
+        d.Metaspace(prepend_scheme="never"),
+        d.Replace("▁", " "),
+        d.Replace(Regex("a|b"), "__"),
+        d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0)]),
+        d.Sequence([d.Fuse(), d.Strip(" ", 2, 1), d.Replace(" ", "_")]),
+        d.Strip("▁", 1, 0),
+        d.Sequence([d.ByteLevel(), d.Strip(" ", 1, 0)]),
+    ]:
+        out["decoders"].append(
+            {"object": state(part), "cases": [[tokens, part.decode(tokens)] for tokens in lists if tokens]}
+        )
     write(HERE / "parts.json", out)
 
 
