@@ -15,7 +15,8 @@ std::string read_text(const std::string& path);
 /// says what to give: `what`, "-p TEXT, -f FILE or text on standard input"). Giving both is a UsageError.
 std::string text_argument(bool has_text, const std::string& text, const std::string& file, const std::string& what);
 
-/// Lines of `text` without their line feeds; a line feed at the very end begins no further line.
+/// Lines of `text` without their line feeds; a line feed at the very end begins no further line. They point into
+/// `text`, which must outlive them.
 std::vector<std::string_view> split_lines(std::string_view text);
 
 }  // namespace quantplug::host

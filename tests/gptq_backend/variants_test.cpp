@@ -87,8 +87,9 @@ TEST_CASE("random matrices of odd sizes, every normal width") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     for (const int32_t bits : {2, 3, 4, 8})
-        for (const auto& [k, n, group] :
+        for (const std::array<int32_t, 3>& size :
              {std::array{32, 32, 32}, {50, 17, 16}, {100, 40, 64}, {33, 5, 128}, {576, 32, 128}}) {
+            const int32_t k = size[0], n = size[1], group = size[2];
             CAPTURE(bits);
             CAPTURE(k);
             const Random matrix(random, k, n, bits, group);

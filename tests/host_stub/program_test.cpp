@@ -176,7 +176,9 @@ TEST_CASE("info has every key and reads no weights") {
     CHECK(info.at("plan").at("total") == 1100);
     CHECK(info.at("bits_per_weight") == 4.125);
     CHECK(info.at("warnings") == Json{"first", "second"});
-    CHECK(contains(setup.run({"info", setup.model}).out, "4.125 bits per weight"));
+    const Result text = setup.run({"info", setup.model});
+    CHECK(contains(text.out, "4.125 bits per weight"));
+    CHECK(contains(text.out, "warning         first\nwarning         second\n"));
 }
 
 TEST_CASE("generate: keys, log-probabilities, streams, timing") {
@@ -219,6 +221,7 @@ TEST_CASE("tokenize and detokenize, by line too; text out is valid UTF-8") {
     CHECK(setup.run({"tokenize", setup.model, "-p", "A", "--option", "adds_bos=1"}).out == "36,29\n");
     CHECK(setup.run({"detokenize", setup.model, "--ids", "0,1,36"}).out == "ab\n");
     CHECK(setup.run({"detokenize", setup.model, "--ids", "[0, 36]", "--special", "on"}).out == "a<bos>\n");
+    CHECK(setup.run({"detokenize", setup.model, "--lines", "--ids", "0,1\n2"}).out == "ab\nc\n");
     CHECK(setup.run({"detokenize", setup.model, "--lines", "--json"}, "0,1\n2\n").out ==
           "{\"text\":\"ab\"}\n{\"text\":\"c\"}\n");
     CHECK(setup.run({"detokenize", setup.model, "--ids", "35,0", "--json"}).json().at("text") ==

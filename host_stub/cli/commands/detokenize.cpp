@@ -46,9 +46,12 @@ int run_detokenize(const DetokenizeArguments& arguments, Program& program) {
     const Options options = load_options(arguments);
     std::vector<std::vector<int32_t>> sequences;
     if (input.has_ids && input.file.empty()) {
-        for (const std::string_view line : split_lines(input.lines ? input.ids : ""))
-            sequences.push_back(parse_ids(std::string(line)));
-        if (!input.lines) sequences.push_back(parse_ids(input.ids));
+        if (!input.lines) {
+            sequences.push_back(parse_ids(input.ids));
+        } else {
+            for (const std::string_view line : split_lines(input.ids))
+                sequences.push_back(parse_ids(std::string(line)));
+        }
     } else {
         const std::string text =
             text_argument(input.has_ids, input.ids, input.file, "--ids 1,2,3, -f FILE or ids on standard input");

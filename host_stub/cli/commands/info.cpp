@@ -75,7 +75,8 @@ std::string to_text(const qp_model_info& info, const qp_memory_plan& plan, const
                       megabytes(plan.kv_cache) + " + scratch " + megabytes(plan.scratch) + " + other " +
                       megabytes(plan.other));
     if (plan.available != 0) row("available", megabytes(plan.available));
-    for (const std::string_view line : split_lines(field_text(info.warnings))) row("warning", std::string(line));
+    const std::string warnings = field_text(info.warnings);
+    for (const std::string_view line : split_lines(warnings)) row("warning", std::string(line));
     return out;
 }
 
