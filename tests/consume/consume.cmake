@@ -1,6 +1,6 @@
 # cmake -D BUILD_DIR= -D SOURCE_DIR= -D C_COMPILER= -D CXX_COMPILER= -P consume.cmake
 # Installs a finished build into a fresh folder, moves that (nothing may know where it was), and builds and runs project/ against it.
-set(work ${BUILD_DIR}/tests/consume)
+set(work ${BUILD_DIR}/tests/consume_work)
 file(REMOVE_RECURSE ${work})
 file(MAKE_DIRECTORY ${work})
 
@@ -9,6 +9,7 @@ function(run)
   if(status)
     message(FATAL_ERROR "${ARGN} ended with ${status}:\n${output}")
   endif()
+  set(output "${output}" PARENT_SCOPE)
 endfunction()
 
 run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${work}/first)
@@ -18,6 +19,15 @@ list(FILTER internal EXCLUDE REGEX "/include/quantplug/")
 if(internal)
   message(FATAL_ERROR "more than the headers of plugin_api is installed: ${internal}")
 endif()
+
+# The installed program finds the installed plugins, and they their libraries.
+run(${CMAKE_COMMAND} -E env --unset=QUANTPLUG_PLUGIN_PATH ${work}/prefix/bin/quantplug plugins --json)
+foreach(name exl2 gptq)
+  string(FIND "${output}" "${work}/prefix/lib/quantplug/libquantplug_${name}.so" at)
+  if(at EQUAL -1)
+    message(FATAL_ERROR "the installed program does not list ${name}: ${output}")
+  endif()
+endforeach()
 
 # Copied out of the tree, so that nothing is found by a relative path.
 file(COPY ${CMAKE_CURRENT_LIST_DIR}/project DESTINATION ${work})
