@@ -92,6 +92,8 @@ struct Codes {
 /// Inputs of a matrix: its g_idx, else what its width makes of the rows of qweight.
 int64_t input_features(const ModelFolder& folder, const Config& config, const TensorInfo& qweight) {
     const std::string module = module_of(qweight);
+    if (qweight.shape[0] <= 0 || qweight.shape[1] <= 0 || qweight.shape[0] > INT32_MAX || qweight.shape[1] > INT32_MAX)
+        fail(Code::invalid_argument, where(folder, qweight), " is ", qweight.describe(), ", the size of no matrix");
     if (folder.has(module + ".g_idx"))
         return folder.tensor(module + ".g_idx", std::array<int64_t, 1>{-1}, std::array{StoredType::i32}).shape[0];
     const TensorInfo& qzeros =

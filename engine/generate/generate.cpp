@@ -139,7 +139,7 @@ class Generation {
                             .decode_seconds = std::max(0.0, clock_.seconds() - prefill_seconds_),
                             .finish = finish,
                             .stop_id = stop_id_};
-        if (finish != Finish::stop && finish != Finish::length && filter_) event.text = filter_->finish();
+        if (finish == Finish::error && filter_) event.text = filter_->finish();
         on_event_(event);
     }
 

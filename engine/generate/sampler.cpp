@@ -44,7 +44,7 @@ double log_sum_exp(std::span<const float> logits) {
 
 std::vector<TokenLogprob> most_probable(std::span<const float> logits, size_t n) {
     std::vector<TokenLogprob> order(logits.size());
-    for (size_t i = 0; i < logits.size(); ++i) order[i] = {int32_t(i), logits[i]};
+    for (size_t i = 0; i < logits.size(); ++i) order[i] = {int32_t(i), std::isnan(logits[i]) ? -INFINITY : logits[i]};
     n = std::min(n, order.size());
     const auto before = [](const TokenLogprob& a, const TokenLogprob& b) {
         return a.logprob != b.logprob ? a.logprob > b.logprob : a.id < b.id;

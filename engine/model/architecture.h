@@ -28,9 +28,12 @@ inline constexpr std::array architectures = {
     Architecture{.name = "LlamaForCausalLM"},
     Architecture{.name = "LLaMAForCausalLM"},
     Architecture{.name = "MistralForCausalLM", .window = WindowRule::all, .default_window = 4096},
-    Architecture{.name = "Qwen2ForCausalLM", .window = WindowRule::from_layer},
-    Architecture{
-        .name = "Qwen3ForCausalLM", .window = WindowRule::from_layer, .default_head_dim = 128, .qk_norm = true},
+    Architecture{.name = "Qwen2ForCausalLM", .window = WindowRule::from_layer, .default_window = 4096},
+    Architecture{.name = "Qwen3ForCausalLM",
+                 .window = WindowRule::from_layer,
+                 .default_window = 4096,
+                 .default_head_dim = 128,
+                 .qk_norm = true},
 };
 
 constexpr const Architecture* find_architecture(std::string_view name) {

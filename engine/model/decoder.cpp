@@ -80,6 +80,9 @@ class Reader {
         if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0)
             fail(Code::invalid_argument, folder_.name(), "/config.json: head_dim is ", head_dim,
                  "; even numbers from 2 to 1024 are supported");
+        if (c.n_heads > 8192)
+            fail(Code::invalid_argument, folder_.name(), "/config.json: num_attention_heads is ", c.n_heads,
+                 "; up to 8192 are supported");
         if (c.n_kv_heads <= 0 || c.n_heads % c.n_kv_heads != 0)
             fail(Code::invalid_argument, folder_.name(), "/config.json: num_attention_heads ", c.n_heads,
                  " is no multiple of num_key_value_heads ", c.n_kv_heads);
@@ -91,7 +94,7 @@ class Reader {
         s.n_kv_heads = int32_t(c.n_kv_heads);
         s.head_dim = int32_t(head_dim);
         s.attention_scale = float(1.0 / std::sqrt(double(head_dim)));
-        s.max_positions = int32_t(c.max_positions);
+        s.max_positions = int32_t(std::min<int64_t>(c.max_positions, 1 << 24));
         s.ropes.push_back(rope_spec(c.rope, s.head_dim));
         s.layers.resize(size_t(c.n_layers));
     }
@@ -109,7 +112,7 @@ class Reader {
                 fail(Code::unimplemented, folder_.name(), "/config.json: layer type ", type, " is not supported");
             on = type == "sliding_attention";
         }
-        return on && window < c.max_positions ? int32_t(std::max<int64_t>(window, 0)) : 0;
+        return on ? int32_t(window) : 0;  // read_model_config allows 0 to 2^30
     }
 
     void layer(int32_t i) {
@@ -119,7 +122,7 @@ class Reader {
         spec.window = window_of(i);
         const std::string prefix = concat("model.layers.", i, ".");
         const int32_t q = s.n_heads * s.head_dim,
-                      kv = s.n_kv_heads * s.head_dim;  // checked below 2^31 by read_model_config
+                      kv = s.n_kv_heads * s.head_dim;  // at most 2^23, by shapes()
         norm(prefix + "input_layernorm.weight", s.hidden_size, i, &L::attention_norm);
         linear(prefix + "self_attn.q_proj", s.hidden_size, q, i, &L::q);
         linear(prefix + "self_attn.k_proj", s.hidden_size, kv, i, &L::k);

@@ -14,6 +14,8 @@ namespace {
 
 using kernels::Status;
 
+uint64_t add(uint64_t a, uint64_t b) { return a + b < a ? UINT64_MAX : a + b; }
+
 void check(const Status& status, const std::string& what) {
     if (!status.ok()) fail(Code(status.code), what.empty() ? "" : what + ": ", status.message);
 }
@@ -40,11 +42,12 @@ kernels::KvSpec kv_spec(const LoadOptions& options, int32_t ctx) {
 MemoryPlan plan_with(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options, int32_t ctx) {
     MemoryPlan plan;
     plan.ctx = ctx;
-    for (const LinearPart& l : decoder.linears) plan.weights += device.matrix_bytes(l.shape);
+    for (const LinearPart& l : decoder.linears) plan.weights = add(plan.weights, device.matrix_bytes(l.shape));
     for (const NormPart& n : decoder.norms) plan.weights += uint64_t(n.size) * sizeof(float);
     plan.kv_cache = device.kv_bytes(decoder.spec, kv_spec(options, ctx));
     kernels::ModelSpec spec = decoder.spec;
     spec.max_positions = ctx;
+    spec.compute = options.compute;
     plan.scratch = device.scratch_bytes(spec, max_step_rows, max_step_wanted);
     // A process with both plugins mapped measures about 12 MB; a tokenizer about 200 bytes a token with its tables.
     plan.other = (uint64_t(12) << 20) + uint64_t(decoder.spec.n_vocab) * 200 + decoder.largest_matrix_bytes();
@@ -69,7 +72,7 @@ MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder,
         ctx = std::max(512, ctx / 2 / kv_block_tokens * kv_block_tokens);
         plan = plan_with(device, decoder, options, ctx);
     }
-    if (log)
+    if (log && ctx < own)
         log(concat("context reduced from ", own, " to ", ctx, " tokens: ", plan.available >> 20,
                    " MiB of memory are available"));
     return plan;
@@ -89,6 +92,8 @@ void refuse_if_too_large(const MemoryPlan& plan, const std::string& folder) {
 }
 
 }  // namespace
+
+uint64_t MemoryPlan::total() const { return add(add(weights, kv_cache), add(scratch, other)); }
 
 MemoryPlan Model::plan(const ModelFolder& folder, const Format& format, const LoadOptions& options, const Log& log) {
     const Decoder decoder = read_decoder(folder, format);

@@ -30,7 +30,7 @@ struct LoadOptions {
 struct MemoryPlan {
     int32_t ctx = 0;
     uint64_t weights = 0, kv_cache = 0, scratch = 0, other = 0, available = 0;
-    uint64_t total() const { return weights + kv_cache + scratch + other; }
+    uint64_t total() const;  // saturating: a part may be UINT64_MAX, more than any machine has
 };
 
 using Progress = std::function<bool(double fraction, const char* what)>;  // false cancels

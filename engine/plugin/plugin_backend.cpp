@@ -48,19 +48,25 @@ void PluginBackend::probe(const char* path, qp_probe_result& out) const {
     }
 }
 
+Probe PluginBackend::checked_probe(const ModelFolder& folder) const {
+    Probe probe = format_->probe(folder);
+    if (probe.score <= 0) fail(Code::failed_precondition, probe.reason);
+    return probe;
+}
+
 bool PluginBackend::load_option(uint32_t index, qp_option_info& out) const { return engine::load_option(index, out); }
 
 void PluginBackend::inspect(const char* path, qp_model_info& out) const {
     const ModelFolder folder = ModelFolder::open(path);
-    const Probe probe = format_->probe(folder);
-    if (probe.score <= 0) fail(Code::failed_precondition, probe.reason);
+    const Probe probe = checked_probe(folder);
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path());
     fill_info(read_decoder(folder, *format_), *tokenizer, probe.format, folder.file_bytes(), out);
 }
 
 void PluginBackend::plan_memory(const backend::LoadParams& params, qp_memory_plan& out) const {
-    const MemoryPlan plan = engine::Model::plan(ModelFolder::open(params.path), *format_,
-                                                parse_load_options(params.options), log_of(*this));
+    const ModelFolder folder = ModelFolder::open(params.path);
+    checked_probe(folder);
+    const MemoryPlan plan = engine::Model::plan(folder, *format_, parse_load_options(params.options), log_of(*this));
     out.ctx = uint32_t(plan.ctx);
     out.weights = plan.weights;
     out.kv_cache = plan.kv_cache;
@@ -73,8 +79,7 @@ void PluginBackend::plan_memory(const backend::LoadParams& params, qp_memory_pla
 std::unique_ptr<backend::Model> PluginBackend::load(const backend::LoadParams& params,
                                                     backend::Progress& progress) const {
     const ModelFolder folder = ModelFolder::open(params.path);
-    const Probe probe = format_->probe(folder);
-    if (probe.score <= 0) fail(Code::failed_precondition, probe.reason);
+    const Probe probe = checked_probe(folder);
     std::unique_ptr<engine::Model> model = engine::Model::load(
         folder, *format_, parse_load_options(params.options),
         [&](double fraction, const char* what) { return progress.go_on(fraction, what); }, log_of(*this));

@@ -28,6 +28,9 @@ class PluginBackend : public backend::Backend {
     bool translate(int32_t& code, std::string& message) const override;
 
  private:
+    /// The probe of a folder that this backend loads; FAILED_PRECONDITION with the reason for any other.
+    Probe checked_probe(const ModelFolder& folder) const;
+
     std::unique_ptr<Format> format_;
     MakeQuantizer make_quantizer_;
     const char* quantizer_arguments_;

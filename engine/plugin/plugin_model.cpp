@@ -172,7 +172,7 @@ backend::Finish PluginModel::generate(const backend::GenerateParams& params, bac
             out.stop_id = event.stop_id;
             out.prefill_seconds = event.prefill_seconds;
             out.decode_seconds = event.decode_seconds;
-            // Text that was held back for a stop string is owed even after a cancel.
+            // Text that was held back for a stop string is owed when a step fails.
             return event.text.empty() || forward(event, emitter);
         },
         [&] { return emitter.cancelled(); });

@@ -85,6 +85,7 @@ std::string replace_character(std::string_view token, std::string_view from, std
 
 Decoder Decoder::parse(const nlohmann::json& json, std::string_view name) {
     Decoder out;
+    out.name_ = name;
     if (json.is_null()) {
         out.stages_.push_back({Kind::join, {}});
         return out;
@@ -106,6 +107,7 @@ Decoder Decoder::parse(const nlohmann::json& json, std::string_view name) {
 
 Decoder Decoder::sentencepiece(bool strip_leading_space) {
     Decoder out;
+    out.name_ = "tokenizer.model";
     DecoderStage space{Kind::replace, " "};
     space.pattern = Regex::literal("\xE2\x96\x81");
     out.stages_.push_back(std::move(space));
@@ -118,6 +120,7 @@ Decoder Decoder::sentencepiece(bool strip_leading_space) {
 void Decoder::add(const nlohmann::json& json, std::string_view name) {
     const std::string type = type_of(json, name, "decoder");
     DecoderStage stage{};
+    stage.type = type;
     if (type == "ByteLevel") {
         stage.kind = Kind::byte_level;
     } else if (type == "ByteFallback") {
@@ -192,9 +195,13 @@ void DecoderRun::step(size_t index, Tokens& tokens) {
             case Kind::fuse:
                 out.push_back(std::move(token));
                 break;
-            case Kind::replace:
-                out.push_back(stage.pattern.replace_all(token, stage.text, scratch_));
+            case Kind::replace: {
+                auto replaced =
+                    stage.pattern.replace_all(token, stage.text, scratch_, grown_text_limit(taken_) - given_);
+                if (!replaced) too_long(index);
+                out.push_back(std::move(*replaced));
                 break;
+            }
             case Kind::strip:
                 if (one_token)
                     strip_stream(stage, state, token);
@@ -222,22 +229,34 @@ void DecoderRun::flush(size_t index, Tokens& tokens) {
     state = {};  // what strip holds back is gone for good; the run can start over
 }
 
-std::string DecoderRun::push(std::string_view token) {
-    Tokens tokens{std::string(token)};
-    for (size_t i = 0; i < stages_.size(); ++i) step(i, tokens);
+void DecoderRun::too_long(size_t index) const {
+    fail(Code::resource_exhausted, decoder_.name(), ": step ", index + 1, " of the decoder, '", stages_[index].type,
+         "', makes more than ", grown_text_limit(taken_), " bytes of text of ", taken_,
+         " bytes of tokens: take the step out, or download the file again");
+}
+
+std::string DecoderRun::run_stages(Tokens tokens, bool last) {
     std::string out;
+    for (size_t i = 0; i < stages_.size(); ++i) {
+        step(i, tokens);
+        if (last) flush(i, tokens);
+        uint64_t bytes = 0;
+        for (const std::string& token : tokens) bytes += token.size();
+        if (bytes > grown_text_limit(taken_) - given_) too_long(i);
+    }
     for (const std::string& piece : tokens) out += piece;
+    given_ += out.size();
     return out;
 }
 
+std::string DecoderRun::push(std::string_view token) {
+    taken_ += token.size();
+    return run_stages({std::string(token)}, false);
+}
+
 std::string DecoderRun::finish() {
-    Tokens tokens;
-    for (size_t i = 0; i < stages_.size(); ++i) {
-        step(i, tokens);
-        flush(i, tokens);
-    }
-    std::string out;
-    for (const std::string& piece : tokens) out += piece;
+    std::string out = run_stages({}, true);
+    taken_ = given_ = 0;
     return out;
 }
 

@@ -25,6 +25,7 @@ struct DecoderStage {
     std::string text;
     Regex pattern = Regex::literal("");
     int32_t start = 0, stop = 0;
+    std::string type = {};  // as the file has it
 };
 
 class Decoder {
@@ -37,18 +38,22 @@ class Decoder {
     static Decoder sentencepiece(bool strip_leading_space);
 
     const std::vector<DecoderStage>& stages() const { return stages_; }
+    /// The file, for errors.
+    const std::string& name() const { return name_; }
 
  private:
     void add(const nlohmann::json& json, std::string_view name);
     std::vector<DecoderStage> stages_;
+    std::string name_;
 };
 
 /// A decode in progress. Must not outlive the decoder.
 class DecoderRun {
  public:
-    explicit DecoderRun(const Decoder& decoder) : stages_(decoder.stages()), states_(stages_.size()) {}
+    explicit DecoderRun(const Decoder& decoder) : decoder_(decoder), states_(stages_.size()) {}
 
-    /// Text that is certain after this token, whole characters only.
+    /// Text that is certain after this token, whole characters only. resource_exhausted where a stage makes more text
+    /// of all tokens so far than grown_text_limit() allows.
     std::string push(std::string_view token);
     std::string finish();
 
@@ -62,11 +67,15 @@ class DecoderRun {
     using Tokens = std::vector<std::string>;
     void step(size_t stage, Tokens& tokens);
     void flush(size_t stage, Tokens& tokens);
+    std::string run_stages(Tokens tokens, bool last);
+    [[noreturn]] void too_long(size_t stage) const;
     void strip_stream(const DecoderStage& stage, State& state, std::string& token) const;
 
-    const std::vector<DecoderStage>& stages_;
+    const Decoder& decoder_;
+    const std::vector<DecoderStage>& stages_ = decoder_.stages();
     std::vector<State> states_;
     RegexScratch scratch_;
+    uint64_t taken_ = 0, given_ = 0;  // bytes of tokens and of text since the start
 };
 
 }  // namespace quantplug::engine

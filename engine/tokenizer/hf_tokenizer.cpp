@@ -129,6 +129,9 @@ std::vector<HfTokenizer::Added> HfTokenizer::make_added(const TokenizerFile& fil
     const int32_t limit = id_limit(file.vocab.size() + file.added.size());
     std::vector<Added> out;
     RegexScratch scratch;
+    uint64_t left = 0;  // bytes that all normal forms together may still take
+    for (const AddedToken& token : file.added) left += token.content.size();
+    left = grown_text_limit(left);
     for (const AddedToken& token : file.added) {
         if (token.content.empty()) continue;
         Added added{token, token.content};
@@ -141,7 +144,10 @@ std::vector<HfTokenizer::Added> HfTokenizer::make_added(const TokenizerFile& fil
         if (vocab.has(added.token.id) && vocab.token(added.token.id) != token.content)
             fail(Code::invalid_argument, name, ": id ", added.token.id, " belongs to both ",
                  in_quotes(vocab.token(added.token.id)), " and the added token ", in_quotes(token.content));
-        if (token.normalized && !normalizer_.empty()) added.normal_form = normalizer_.apply(token.content, scratch);
+        if (token.normalized && !normalizer_.empty()) {
+            added.normal_form = normalizer_.apply(token.content, scratch, left);
+            left -= added.normal_form.size();
+        }
         out.push_back(std::move(added));
     }
     std::stable_sort(out.begin(), out.end(), [](const Added& a, const Added& b) { return a.token.id < b.token.id; });
@@ -192,13 +198,16 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool sp
 
     PreTokenizerScratch scratch;
     BpeScratch bpe_scratch;
+    uint64_t left = grown_text_limit(text.size());  // bytes that the normalizer may still make
     for (const Segment& segment : matcher_.cut(text, false, special_text, scratch.regex)) {
         if (segment.id >= 0) {
             out.push_back(segment.id);
             continue;
         }
         const bool at_start = segment.text.data() == text.data();
-        const std::string normal = normalizer_.empty() ? std::string() : normalizer_.apply(segment.text, scratch.regex);
+        const std::string normal =
+            normalizer_.empty() ? std::string() : normalizer_.apply(segment.text, scratch.regex, left);
+        left -= normal.size();
         const std::string_view piece = normalizer_.empty() ? segment.text : std::string_view(normal);
         for (const Segment& part : matcher_.cut(piece, true, special_text, scratch.regex)) {
             if (part.id >= 0) {

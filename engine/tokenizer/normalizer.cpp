@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/tokenizer/json_fields.h"
 #include "engine/tokenizer/unicode_versions.h"
@@ -107,6 +108,7 @@ std::string_view strip(std::string_view text, bool left, bool right) {
 
 Normalizer Normalizer::parse(const nlohmann::json& json, std::string_view name) {
     Normalizer out;
+    out.name_ = name;
     if (json.is_null()) return out;
     for (const nlohmann::json* part : flatten_sequence(json, "normalizers", name, "normalizer")) out.add(*part, name);
     return out;
@@ -115,6 +117,7 @@ Normalizer Normalizer::parse(const nlohmann::json& json, std::string_view name) 
 void Normalizer::add(const nlohmann::json& json, std::string_view name) {
     const std::string type = type_of(json, name, "normalizer");
     Step step{};
+    step.type = type;
     if (type == "NFC") {
         step.kind = Kind::nfc;
     } else if (type == "NFD") {
@@ -144,8 +147,14 @@ void Normalizer::add(const nlohmann::json& json, std::string_view name) {
     steps_.push_back(std::move(step));
 }
 
-std::string Normalizer::apply(std::string_view input, RegexScratch& scratch) const {
+std::string Normalizer::apply(std::string_view input, RegexScratch& scratch, uint64_t max_bytes) const {
+    max_bytes = std::min<uint64_t>(max_bytes, UINT32_MAX);  // positions in a text are 32 bits
     std::string text(input);
+    const auto too_long = [&](const Step& step) {
+        fail(Code::resource_exhausted, name_, ": step ", &step - steps_.data() + 1, " of the normalizer, '", step.type,
+             "', makes more than ", max_bytes, " bytes of a text of ", input.size(),
+             ": take the step out, or download the file again");
+    };
     for (const Step& step : steps_) {
         if (text.empty()) return text;
         switch (step.kind) {
@@ -162,10 +171,14 @@ std::string Normalizer::apply(std::string_view input, RegexScratch& scratch) con
                 if (!below(text, 0x80)) text = unicode_normal_form(text, false, true);
                 break;
             case Kind::prepend:
+                if (step.text.size() > max_bytes) too_long(step);
                 text.insert(0, step.text);
                 break;
             case Kind::replace:
-                text = step.pattern.replace_all(text, step.text, scratch);
+                if (auto replaced = step.pattern.replace_all(text, step.text, scratch, max_bytes))
+                    text = std::move(*replaced);
+                else
+                    too_long(step);
                 break;
             case Kind::lowercase:
                 text = lowercase(text);
@@ -177,6 +190,7 @@ std::string Normalizer::apply(std::string_view input, RegexScratch& scratch) con
                 text = map_bytes(text);
                 break;
         }
+        if (text.size() > max_bytes) too_long(step);
     }
     return text;
 }

@@ -18,19 +18,24 @@ class Normalizer {
 
     bool empty() const { return steps_.empty(); }
 
-    /// `text` is valid UTF-8.
-    std::string apply(std::string_view text, RegexScratch& scratch) const;
+    /// `text` is valid UTF-8. resource_exhausted where a step would make more than `max_bytes` of it.
+    std::string apply(std::string_view text, RegexScratch& scratch, uint64_t max_bytes) const;
+    std::string apply(std::string_view text, RegexScratch& scratch) const {
+        return apply(text, scratch, grown_text_limit(text.size()));
+    }
 
  private:
     enum class Kind { nfc, nfd, nfkc, nfkd, prepend, replace, lowercase, strip, byte_level };
     struct Step {
         Kind kind;
+        std::string type;  // as the file has it
         std::string text;  // prepend, replace: the content
         Regex pattern = Regex::literal("");
         bool left = false, right = false;  // strip
     };
     void add(const nlohmann::json& json, std::string_view name);
 
+    std::string name_;
     std::vector<Step> steps_;
 };
 

@@ -94,6 +94,7 @@ void split_at(const Word& word, const std::vector<Match>& matches, SplitBehavior
 
 PreTokenizer PreTokenizer::parse(const nlohmann::json& json, std::string_view name) {
     PreTokenizer out;
+    out.name_ = name;
     if (json.is_null()) return out;
     for (const nlohmann::json* part : flatten_sequence(json, "pretokenizers", name, "pre_tokenizer"))
         out.add(*part, name);
@@ -167,11 +168,19 @@ void PreTokenizer::add(const nlohmann::json& json, std::string_view name) {
 const std::vector<Word>& PreTokenizer::split(const Word& text, PreTokenizerScratch& scratch) const {
     scratch.texts.clear();
     scratch.words.assign(1, text);
+    uint64_t grown = 0;  // bytes of this stage's texts
     const auto keep = [&](std::string changed) -> std::string_view {
+        grown += changed.size();
+        if (grown > grown_text_limit(text.text.size()))
+            fail(Code::resource_exhausted, name_,
+                 ": a ByteLevel or Metaspace step of the pre_tokenizer makes more than ",
+                 grown_text_limit(text.text.size()), " bytes of a text of ", text.text.size(),
+                 ": take the step out, or download the file again");
         return scratch.texts.emplace_back(std::move(changed));
     };
     for (const Stage& stage : stages_) {
         scratch.next.clear();
+        grown = 0;
         for (const Word& word : scratch.words) {
             switch (stage.kind) {
                 case Kind::split:

@@ -43,7 +43,8 @@ class PreTokenizer {
     /// tokenizer, left to the model.
     bool raw_bytes() const { return raw_bytes_; }
 
-    /// Words of a piece of text; valid until the next call with this scratch.
+    /// Words of a piece of text; valid until the next call with this scratch. resource_exhausted where a step makes
+    /// more than grown_text_limit() of it.
     const std::vector<Word>& split(const Word& text, PreTokenizerScratch& scratch) const;
 
  private:
@@ -61,6 +62,7 @@ class PreTokenizer {
     void add_split(Regex pattern, SplitBehavior behavior, bool invert = false);
     void add_metaspace(const nlohmann::json& json, std::string_view name);
 
+    std::string name_;
     std::vector<Stage> stages_;
     bool raw_bytes_ = false;
 };

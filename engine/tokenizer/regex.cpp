@@ -181,17 +181,23 @@ void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<M
     }
 }
 
-std::string Regex::replace_all(std::string_view text, std::string_view content, RegexScratch& scratch) const {
+std::optional<std::string> Regex::replace_all(std::string_view text, std::string_view content, RegexScratch& scratch,
+                                              uint64_t max_bytes) const {
     std::vector<Match> matches;
     find_all(text, scratch, matches);
+    uint64_t kept = text.size();
+    for (const Match& match : matches) kept -= match.end - match.begin;
+    if (kept > max_bytes || (!content.empty() && matches.size() > (max_bytes - kept) / content.size()))
+        return std::nullopt;
     std::string out;
-    out.reserve(text.size());
+    out.reserve(kept + matches.size() * content.size());
     size_t done = 0;
     for (const Match& match : matches) {
         out.append(text.substr(done, match.begin - done)).append(content);
         done = match.end;
     }
-    return out.append(text.substr(done));
+    out.append(text.substr(done));
+    return out;
 }
 
 }  // namespace quantplug::engine

@@ -3,11 +3,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace quantplug::engine {
+
+/// The most bytes that `n_bytes` of text may become on their way through a tokenizer.json: a short chain of Replace
+/// steps multiplies without bound. Text grows 22-fold where NFKD (11-fold for U+FDFA) and ByteLevel meet.
+constexpr uint64_t grown_text_limit(uint64_t n_bytes) { return (uint64_t{1} << 20) + 32 * n_bytes; }
 
 /// Rewrites Oniguruma's Ruby syntax to PCRE2's. Differences taken care of:
 ///   \s \w \d \h \b      Unicode's White_Space; Alphabetic, Mark, Nd, Pc; Nd; hexadecimal digits; boundaries of that \w
@@ -54,8 +59,9 @@ class Regex {
     /// the limits (hostile expressions) is an Error (resource_exhausted).
     void find_all(std::string_view text, RegexScratch& scratch, std::vector<Match>& out) const;
 
-    /// Every match replaced by `content`.
-    std::string replace_all(std::string_view text, std::string_view content, RegexScratch& scratch) const;
+    /// Every match replaced by `content`; nothing, and nothing allocated for it, where that is more than `max_bytes`.
+    std::optional<std::string> replace_all(std::string_view text, std::string_view content, RegexScratch& scratch,
+                                           uint64_t max_bytes) const;
 
     /// The text of a literal, empty for an expression.
     const std::string& literal_text() const { return literal_; }

@@ -1,8 +1,12 @@
 #include "engine/tokenizer/special_tokens.h"
 
 #include <charconv>
+#include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+#include <unordered_set>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint/file.h"
@@ -57,6 +61,11 @@ void read_added_decoder(const json& config, const std::string& name, std::vector
 
 }  // namespace
 
+bool has_file(const path& file) {
+    std::error_code error;
+    return std::filesystem::symlink_status(file, error).type() != std::filesystem::file_type::not_found;
+}
+
 std::string read_text(const path& file) {
     std::string text = read_text_file(file, uint64_t{1} << 30);
     constexpr std::string_view lfs = "version https://git-lfs.github.com/spec/";
@@ -68,7 +77,7 @@ std::string read_text(const path& file) {
 
 SpecialTokens SpecialTokens::read(const path& folder) {
     SpecialTokens out;
-    if (const path file = folder / "tokenizer_config.json"; std::filesystem::exists(file)) {
+    if (const path file = folder / "tokenizer_config.json"; has_file(file)) {
         const json config = read_object(file);
         read_name(config, "bos_token", out.bos);
         read_name(config, "eos_token", out.eos);
@@ -76,21 +85,24 @@ SpecialTokens SpecialTokens::read(const path& folder) {
         read_flag(config, "legacy", out.legacy);
         read_added_decoder(config, file.string(), out.added);
     }
-    if (const path file = folder / "special_tokens_map.json"; std::filesystem::exists(file)) {
+    if (const path file = folder / "special_tokens_map.json"; has_file(file)) {
         const json map = read_object(file);
         read_name(map, "bos_token", out.bos);
         read_name(map, "eos_token", out.eos);
     }
-    if (const path file = folder / "added_tokens.json"; std::filesystem::exists(file)) {
+    if (const path file = folder / "added_tokens.json"; has_file(file)) {
         const json map = read_object(file);
+        std::unordered_set<std::string> known;
+        for (const AddedToken& token : out.added) known.insert(token.content);
         for (const auto& [content, id] : map.items()) {
             AddedToken token;
             token.content = content;
-            token.id = int_field(map, content.c_str(), file.string());
+            if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX)
+                fail(Code::invalid_argument, file.string(), ": the id of ", in_quotes(content),
+                     " is no number from 0 to ", INT32_MAX);
+            token.id = static_cast<int32_t>(id.get<uint64_t>());
             token.normalized = false;
-            bool known = false;
-            for (const AddedToken& other : out.added) known = known || other.content == content;
-            if (!known) out.added.push_back(std::move(token));
+            if (!known.contains(content)) out.added.push_back(std::move(token));
         }
     }
     return out;

@@ -21,6 +21,9 @@ struct SpecialTokens {
     static SpecialTokens read(const std::filesystem::path& folder);
 };
 
+/// Whether the folder has an entry of this name; a link that goes nowhere counts, so that reading it names it.
+bool has_file(const std::filesystem::path& path);
+
 /// A file's whole text, at most 1 GiB; a Git LFS pointer is an error.
 std::string read_text(const std::filesystem::path& path);
 

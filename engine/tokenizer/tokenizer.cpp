@@ -20,10 +20,10 @@ std::unique_ptr<Tokenizer> parse_tokenizer_json(std::string_view json, std::stri
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
     const std::filesystem::path json = folder / "tokenizer.json", model = folder / "tokenizer.model";
-    if (std::filesystem::exists(json))
+    if (has_file(json))
         return std::make_unique<HfTokenizer>(read_tokenizer_file(read_text(json), json.string()),
                                              SpecialTokens::read(folder), json.string());
-    if (std::filesystem::exists(model)) return load_sentencepiece(model, SpecialTokens::read(folder));
+    if (has_file(model)) return load_sentencepiece(model, SpecialTokens::read(folder));
     fail(Code::not_found, folder.string(),
          " has neither tokenizer.json nor tokenizer.model: copy one from the model's original folder");
 }

@@ -4,9 +4,10 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "kernels/threads/pool.h"
 
 namespace quantplug::engine {
 
@@ -30,17 +31,17 @@ void parallel_for(int64_t count, const std::function<void(int64_t)>& task, const
             if (!error) error = std::current_exception();
         }
     };
-    std::vector<std::thread> threads;
-    const int64_t wanted = std::min<int64_t>(count, std::max(1u, std::thread::hardware_concurrency())) - 1;
-    for (int64_t i = 0; i < wanted; ++i) {
+    {
+        std::vector<std::jthread> threads;
+        const int64_t wanted = std::min<int64_t>(count, kernels::default_threads()) - 1;
         try {
-            threads.emplace_back(work, false);
-        } catch (const std::system_error&) {
-            break;  // a limit on threads: fewer do it too
+            threads.reserve(size_t(std::max<int64_t>(wanted, 0)));
+            for (int64_t i = 0; i < wanted; ++i) threads.emplace_back([&work] { work(false); });
+        } catch (const std::exception&) {
+            // No memory, or a limit on threads: fewer do it too.
         }
+        work(true);
     }
-    work(true);
-    for (std::thread& thread : threads) thread.join();
     if (error) std::rethrow_exception(error);
 }
 

@@ -1,4 +1,5 @@
-// A loop over independent tasks for the tools, which run outside the kernels' thread pool.
+// A loop over independent tasks for the tools. Threads of its own: a region of the kernels' pool that lasts seconds
+// would hold up the steps of loaded models.
 #pragma once
 
 #include <cstdint>

@@ -20,7 +20,8 @@ Json parse_arguments(std::string_view arguments, std::string_view described) {
     std::string list;
     for (const auto& [key, value] : known.items()) list += concat(list.empty() ? "" : ", ", key);
     for (const auto& [key, value] : document.items())
-        if (!known.contains(key)) fail(Code::invalid_argument, "unknown argument \"", printable(key), "\": there are ", list);
+        if (!known.contains(key))
+            fail(Code::invalid_argument, "unknown argument \"", printable(key), "\": there are ", list);
     return document;
 }
 
@@ -36,11 +37,14 @@ int32_t small(const JsonObject& arguments, std::string_view key, int32_t otherwi
     return int32_t(value);
 }
 
-bool send(const EmitJson& emit, const Json& event) { return !emit || emit(event.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+bool send(const EmitJson& emit, const Json& event) {
+    return !emit || emit(event.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
 
 StoredType dtype_of(const JsonObject& arguments) {
     const std::string dtype = arguments.string("dtype").value_or("f16");
-    if (dtype != "f16" && dtype != "f32") fail(Code::invalid_argument, "dtype is \"", printable(dtype), "\": choose f16 or f32");
+    if (dtype != "f16" && dtype != "f32")
+        fail(Code::invalid_argument, "dtype is \"", printable(dtype), "\": choose f16 or f32");
     return dtype == "f16" ? StoredType::f16 : StoredType::f32;
 }
 
@@ -52,7 +56,8 @@ std::function<bool(double, const std::string&)> progress_to(const EmitJson& emit
 
 }  // namespace
 
-void run_quantize(const MakeQuantizer& make, std::string_view described, std::string_view arguments_json, const EmitJson& emit) {
+void run_quantize(const MakeQuantizer& make, std::string_view described, std::string_view arguments_json,
+                  const EmitJson& emit) {
     const Json document = parse_arguments(arguments_json, described);
     const JsonObject arguments(document, arguments_name);
     QuantizeRequest request;
@@ -64,7 +69,8 @@ void run_quantize(const MakeQuantizer& make, std::string_view described, std::st
     request.head_bits = small(arguments, "head_bits", request.head_bits);
     request.sym = arguments.boolean("sym").value_or(request.sym);
     const QuantizeResult result = quantize(request, make, [&](const QuantizeEvent& event) {
-        if (event.kind == QuantizeEvent::layer) return send(emit, {{"event", "layer"}, {"name", event.name}, {"bits", event.bits}});
+        if (event.kind == QuantizeEvent::layer)
+            return send(emit, {{"event", "layer"}, {"name", event.name}, {"bits", event.bits}});
         return send(emit, {{"event", "progress"}, {"fraction", event.fraction}, {"what", event.name}});
     });
     Json done{{"event", "done"},

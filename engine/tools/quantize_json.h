@@ -13,9 +13,11 @@ namespace quantplug::engine {
 /// One JSON object, valid for the call; false cancels.
 using EmitJson = std::function<bool(const std::string& json)>;
 
-/// `described`: the arguments as qp_tool_info::arguments has them; what is not in it is refused by name. Events: {"event": "progress", "fraction",
-/// "what"}, {"event": "layer", "name", "bits"}, last {"event": "done", "bits_per_weight", "bits_per_weight_head", "seconds", "tensors", "bytes"}.
-void run_quantize(const MakeQuantizer& make, std::string_view described, std::string_view arguments_json, const EmitJson& emit);
+/// `described`: the arguments as qp_tool_info::arguments has them; what is not in it is refused by name. Events:
+/// {"event": "progress", "fraction", "what"}, {"event": "layer", "name", "bits"}, last {"event": "done",
+/// "bits_per_weight", "bits_per_weight_head", "seconds", "tensors", "bytes"}.
+void run_quantize(const MakeQuantizer& make, std::string_view described, std::string_view arguments_json,
+                  const EmitJson& emit);
 
 /// {"in", "out", "dtype"}; the last event has "tensors" and "bytes".
 void run_dequantize(const Format& format, std::string_view arguments_json, const EmitJson& emit);

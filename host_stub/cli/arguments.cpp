@@ -41,12 +41,12 @@ void add_model_arguments(CLI::App& command, ModelArguments& model) {
     add_backend_arguments(command, model);
     command.add_option("--device", model.device, "where to compute (default auto)")->check(device_validator());
     command.add_option("--compute", model.compute, "how to compute (default: default)")
-        ->check(CLI::IsMember({"default", "exact", "fast"}));
+        ->check(CLI::IsMember({"default", "exact"}));
     command.add_option("--threads", model.threads, "CPU threads (default: cores, affinity and quota)")
-        ->check(CLI::Range(1u, 65536u))
+        ->check(CLI::Range(1u, 1024u))
         ->type_name("N");
     command.add_option("--ctx", model.ctx, "tokens of context (default: the model's own, or what memory allows)")
-        ->check(CLI::Range(1u, 0x7fffffffu))
+        ->check(CLI::Range(1u, 16777216u))
         ->type_name("N");
 }
 

@@ -11,13 +11,12 @@ struct Manifest {
     std::string name;               // [a-z0-9_]+, what --backend takes
     std::filesystem::path library;  // absolute
     uint32_t abi = 0;
-    std::string problem;  // the end of a sentence; empty: none. The other fields are filled as far as they were read
+    std::string problem;  // the end of a sentence; empty: none. The other fields hold what could be read
 };
 
 /// Reads the manifest at `path`. The library is named relative to the manifest's folder and may lie in or below it:
-/// absolute names and
-/// ".." are refused, so that a manifest copied from elsewhere loads nothing but what lies beside it. Keys that are not
-/// known are ignored.
+/// absolute names and ".." are refused, so that a manifest copied from elsewhere loads nothing but what lies beside it.
+/// Keys that are not known are ignored.
 Manifest read_manifest(const std::filesystem::path& path);
 
 /// Whether `name` is a plugin's name: [a-z0-9_]+, at most 64 characters.

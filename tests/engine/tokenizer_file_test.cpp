@@ -162,6 +162,53 @@ TEST_CASE("nesting, truncation, bytes that are not JSON") {
         CHECK_THROWS_AS(parse_tokenizer_json(whole.substr(0, n), "test"), engine::Error);
 }
 
+TEST_CASE("a chain of steps that multiplies the text is refused, not run") {
+    // A thousand times the text each: the fourth would need 10^12 bytes, the third shows already.
+    const json step{{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1000, 'a')}};
+    const json byte_level{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+    const auto chain = [](const char* key, const json& one, size_t n) {
+        return json{{"type", "Sequence"}, {key, json(n, one)}};
+    };
+    const auto exhausted = [](const auto& call, const char* reason) {
+        try {
+            call();
+            FAIL("not refused: ", reason);
+        } catch (const engine::Error& error) {
+            CHECK(error.code() == engine::Code::resource_exhausted);
+            CHECK(std::string(error.what()).find(reason) != std::string::npos);
+            CHECK(std::string(error.what()).find("tokenizer.json") != std::string::npos);
+        }
+    };
+    const auto encode = [](const json& file) {
+        parse_tokenizer_json(file.dump(), "tokenizer.json")->encode("\xC3\xA9 a", Tokenizer::Bos::off, true);
+    };
+    exhausted([&] { encode(with("/normalizer", chain("normalizers", step, 4))); },
+              "step 3 of the normalizer, 'Replace'");
+    exhausted(
+        [&] {
+            encode(with("/normalizer", chain("normalizers", json{{"type", "ByteLevel"}}, 64)));
+        },
+        "of the normalizer, 'ByteLevel'");
+    exhausted([&] { encode(with("/pre_tokenizer", chain("pretokenizers", byte_level, 64))); }, "of the pre_tokenizer");
+    exhausted(
+        [&] {
+            parse_tokenizer_json(with("/decoder", chain("decoders", step, 4)).dump(), "tokenizer.json")
+                ->decode(std::vector<int32_t>{0}, true);
+        },
+        "step 3 of the decoder, 'Replace'");
+    // While loading: the normal form of one added token, and of many that are allowed one by one.
+    json file = with("/normalizer", chain("normalizers", step, 4));
+    file["added_tokens"][0] = json{{"id", 4}, {"content", "<a>"}, {"normalized", true}};
+    exhausted([&] { parse_tokenizer_json(file.dump(), "tokenizer.json"); }, "step 3 of the normalizer");
+    file = with("/normalizer", chain("normalizers", step, 1));
+    for (int i = 0; i < 1100; ++i)
+        file["added_tokens"][static_cast<size_t>(i)] =
+            json{{"id", 4 + i}, {"content", "a" + std::to_string(i)}, {"normalized", true}};
+    CHECK_NOTHROW(parse_tokenizer_json(file.dump(), "tokenizer.json"));
+    file["normalizer"] = chain("normalizers", step, 2);
+    exhausted([&] { parse_tokenizer_json(file.dump(), "tokenizer.json"); }, "step 2 of the normalizer");
+}
+
 TEST_CASE("flipped bits: an Error or a tokenizer, nothing else") {
     const auto seed = std::random_device()();
     CAPTURE(seed);

@@ -125,6 +125,48 @@ TEST_CASE("a folder without a tokenizer, with tiktoken text, with a broken model
     CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("Git LFS pointer"), engine::Error);
 }
 
+TEST_CASE("symbolic links that go nowhere are named") {
+    for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                             "added_tokens.json"}) {
+        CAPTURE(name);
+        const TempDir temp;
+        if (std::string_view(name).find("tokenizer.") != 0)
+            std::filesystem::copy(folder("byte_level") / "tokenizer.json", temp.path());
+        for (const char* target : {name, "gone"}) {
+            std::filesystem::remove(temp.path() / name);
+            std::filesystem::create_symlink(target, temp.path() / name);
+            try {
+                load_tokenizer(temp.path());
+                FAIL("loaded");
+            } catch (const engine::Error& error) {
+                CHECK(std::string(error.what()).find((temp.path() / name).string()) != std::string::npos);
+                CHECK(error.code() == (target == name ? engine::Code::failed_precondition : engine::Code::not_found));
+            }
+        }
+    }
+}
+
+TEST_CASE("added_tokens.json: keys with a NUL, many entries, what the config has already") {
+    const TempDir temp;
+    std::filesystem::copy(folder("sentencepiece") / "tokenizer.model", temp.path());
+    const int32_t base = load_tokenizer(temp.path())->size();
+    const auto write = [&](const nlohmann::json& map) { std::ofstream(temp.path() / "added_tokens.json") << map; };
+    nlohmann::json map{{std::string("<a\0b>", 5), base}, {"<known>", base + 7}};
+    for (int32_t i = 0; i < 60'000; ++i) map["<extra" + std::to_string(i) + ">"] = base + 10 + i;
+    write(map);
+    std::ofstream(temp.path() / "tokenizer_config.json")
+        << nlohmann::json{{"added_tokens_decoder", {{std::to_string(base + 1), {{"content", "<known>"}}}}}};
+    const auto tokenizer = load_tokenizer(temp.path());
+    CHECK(tokenizer->token_to_id(std::string("<a\0b>", 5)) == base);
+    CHECK(tokenizer->token_to_id("<known>") == base + 1);
+    CHECK(tokenizer->size() == base + 60'010);
+    for (const nlohmann::json& bad : {nlohmann::json(-1), nlohmann::json("1"), nlohmann::json(4294967296)}) {
+        write(nlohmann::json{{"<x>", bad}});
+        CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("added_tokens.json: the id of '<x>'"),
+                             engine::Error);
+    }
+}
+
 TEST_CASE("BOS: as the files say, on, off; once") {
     const TempDir temp;
     std::filesystem::copy(folder("byte_level") / "tokenizer.json", temp.path());

@@ -88,6 +88,11 @@ TEST_CASE("the model is a flag or the first positional argument") {
     CHECK(parse({"generate", "-p", "-hb", "x"}).generate.input.text == "-hb");
 }
 
+TEST_CASE("the largest threads and context are passed on") {
+    const Options options = load_options(parse({"info", "x", "--threads", "1024", "--ctx", "16777216"}).info);
+    CHECK(options == Options{{"threads", "1024"}, {"ctx", "16777216"}});
+}
+
 TEST_CASE("what is not given is not passed on") {
     const CommandLine line = parse({"generate", "x", "-p", "a"});
     CHECK(load_options(line.generate).empty());
@@ -126,11 +131,15 @@ TEST_CASE("wrong usage is one sentence that names the flag") {
         {{"generate", "x", "-n", "0"}, "-n"},
         {{"generate", "x", "-n", "99999999999"}, "-n"},
         {{"generate", "x", "--ctx", "-5"}, "--ctx"},
+        {{"generate", "x", "--ctx", "16777217"}, "--ctx"},
         {{"generate", "x", "--threads", "0"}, "--threads"},
+        {{"generate", "x", "--threads", "1025"}, "--threads"},
         {{"generate", "x", "--device", "gpu"}, "'gpu' is not auto, cpu, cuda or cuda:N"},
         {{"generate", "x", "--device", "cuda:"}, "cuda:N"},
         {{"generate", "x", "--device", "cuda:x"}, "cuda:N"},
         {{"generate", "x", "--compute", "quick"}, "--compute"},
+        {{"generate", "x", "--compute", "fast"}, "--compute"},
+        {{"perplexity", "x", "--kl-base", "y", "--kl-base-compute", "fast"}, "--kl-base-compute"},
         {{"generate", "x", "--bos", "maybe"}, "--bos"},
         {{"generate", "x", "--special", "1"}, "--special"},
         {{"info", "x", "y"}, "'y' is one argument too many"},

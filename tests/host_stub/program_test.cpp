@@ -161,7 +161,8 @@ TEST_CASE("plugins lists what is found") {
     const Result bad =
         setup.run({"plugins", "--json"}, "", {{"QUANTPLUG_PLUGIN_PATH", (kBuilt / "variants").string() + ":/nowhere"}});
     CHECK(bad.exit_code == 0);
-    for (const Json& entry : bad.json().at("plugins")) CHECK(entry.at("status") == "rejected");
+    const Json listed = bad.json();
+    for (const Json& entry : listed.at("plugins")) CHECK(entry.at("status") == "rejected");
     CHECK(contains(bad.out, "has no manifest beside it"));
     CHECK(contains(bad.out, "nowhere cannot be opened"));
 }
@@ -423,6 +424,24 @@ TEST_CASE("Ctrl-C once stops cleanly after the partial result, twice at once") {
         CHECK(result.json().at("finish_reason") == "cancelled");
         CHECK(result.json().at("ids").size() > 0);
     }
+}
+
+TEST_CASE("Ctrl-C within a row of perplexity: complete rows alone count") {
+    const Setup setup;
+    const std::string file = setup.dir.path() / "text";
+    std::ofstream(file) << std::string(5000, 'a');
+    // A row takes at least 15 x 2 x 4 ms.
+    Process process(setup.dir.path(), {"perplexity", setup.model, "-f", file, "--ctx", "16", "--kl-base", setup.model,
+                                       "--option", "delay_ms=4", "--json"});
+    std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    process.signal(SIGINT);
+    const Result result = process.wait();
+    CHECK(result.exit_code == 130);
+    const Json out = result.json();
+    CHECK(out.at("rows").get<size_t>() > 0);
+    CHECK(out.at("predictions").get<size_t>() == 15 * out.at("rows").get<size_t>());
+    CHECK(out.at("top1") == 1.0);
+    CHECK(out.at("kl") == 0.0);
 }
 
 TEST_CASE("a reader that leaves ends the program without a word") {

@@ -9,7 +9,8 @@ namespace quantplug::test {
 
 struct TinyOptions {
     Compute compute = Compute::standard;
-    int32_t n_heads = 4, n_kv_heads = 2, head_dim = 16, hidden = 64, inner = 96, n_vocab = 101, n_layers = 2, window = 0;
+    int32_t n_heads = 4, n_kv_heads = 2, head_dim = 16, hidden = 64, inner = 96, n_vocab = 101, n_layers = 2,
+            window = 0;
     bool qk_norm = false, tied_quantised = false, dense = false, bias = false, perm = false;
     int32_t max_positions = 64;
 };
@@ -25,7 +26,7 @@ struct TinyModel {
     std::vector<float> final_norm;
     std::unique_ptr<DenseData> embedding, head;
     std::unique_ptr<QuantData> quantised_head;
-    std::vector<std::unique_ptr<DenseData>> dense;   // 7 a layer where options.dense
+    std::vector<std::unique_ptr<DenseData>> dense;  // 7 a layer where options.dense
 
     TinyModel(const TinyOptions& o, uint64_t seed) : options(o) {
         Random random(seed);
@@ -122,13 +123,16 @@ struct Loaded {
         spec.max_positions = o.max_positions;
         spec.compute = o.compute;
         RopeSpec rope;
-        for (int32_t t = 0; t < o.head_dim / 2; ++t) rope.inv_freq.push_back(std::pow(10000.0f, -2 * float(t) / float(o.head_dim)));
+        for (int32_t t = 0; t < o.head_dim / 2; ++t)
+            rope.inv_freq.push_back(std::pow(10000.0f, -2 * float(t) / float(o.head_dim)));
         spec.ropes = {rope};
         size_t next = 0;
         for (size_t l = 0; l < model.layers.size(); ++l) {
             const TinyModel::Layer& from = model.layers[l];
             LayerSpec layer;
-            const auto matrix = [&](const QuantData& quant) { return o.dense ? pack(model.dense[next++]->source) : pack(quant.source); };
+            const auto matrix = [&](const QuantData& quant) {
+                return o.dense ? pack(model.dense[next++]->source) : pack(quant.source);
+            };
             layer.q = matrix(*from.q);
             layer.k = matrix(*from.k);
             layer.v = matrix(*from.v);
@@ -156,8 +160,8 @@ struct Loaded {
         REQUIRE(device->make_kv(spec, kv_spec, &kv).ok());
     }
 
-    Status run(const std::vector<Row>& rows, const std::vector<int32_t>& table, int32_t max_blocks, const std::vector<Wanted>& wanted,
-               StepResult* result) {
+    Status run(const std::vector<Row>& rows, const std::vector<int32_t>& table, int32_t max_blocks,
+               const std::vector<Wanted>& wanted, StepResult* result) {
         const Step step{rows, kv, table, max_blocks, wanted, rows.size() > 1};
         return device->wait(device->submit(spec, step, [&](Ops& ops) { return walk_all(spec, ops); }), result);
     }

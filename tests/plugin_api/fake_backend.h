@@ -41,7 +41,10 @@ class FakeModel : public backend::Model {
         std::string push(int32_t id) override { return std::string(1, static_cast<char>(id)); }
         std::string finish() override { return "."; }
     };
-    std::unique_ptr<backend::Detokenizer> detokenizer(uint32_t) const override { return std::make_unique<Bytes>(); }
+    std::unique_ptr<backend::Detokenizer> detokenizer(uint32_t) const override {
+        if (before_detokenizer) before_detokenizer();
+        return std::make_unique<Bytes>();
+    }
 
     backend::Finish generate(const backend::GenerateParams& params, backend::Emitter& emitter) override {
         CHECK_FALSE(inside_.exchange(true));  // one at a time
@@ -89,6 +92,7 @@ class FakeModel : public backend::Model {
     }
 
     std::atomic<bool> throw_in_generate{false}, endless{false};
+    std::function<void()> before_detokenizer;
 
  private:
     std::atomic<int>& live_;

@@ -121,6 +121,37 @@ TEST_CASE("missing slots answer UNIMPLEMENTED and name the hook") {
     CHECK(mentions(extension.what(), QP_EXT_SCORE));
 }
 
+TEST_CASE("a size that no text has is the plugin's error") {
+    static uint64_t named = 0;
+    static int calls = 0;
+    Host host;
+    qp_plugin table = full_size_table();
+    table.load = [](const qp_load_params*, qp_model** out, qp_error*) -> int32_t {
+        *out = reinterpret_cast<qp_model*>(&named);
+        return QP_OK;
+    };
+    table.unload = [](qp_model*, qp_error*) -> int32_t { return QP_OK; };
+    table.tokenize = [](qp_model*, const char*, uint64_t, uint32_t, int32_t*, uint64_t, uint64_t* n,
+                        qp_error*) -> int32_t { return ++calls, *n = named, QP_OUT_OF_RANGE; };
+    table.detokenize = [](qp_model*, const int32_t*, uint64_t, uint32_t, char*, uint64_t, uint64_t* n,
+                          qp_error*) -> int32_t { return ++calls, *n = named, QP_OUT_OF_RANGE; };
+    const qp_entry entry = entry_of(table);
+    Plugin plugin(&entry, host.table());
+    const Model model = plugin.load("m");
+    for (const uint64_t n : {(uint64_t{1} << 32) + 1, uint64_t{1} << 62, UINT64_MAX}) {
+        CAPTURE(n);
+        named = n;
+        calls = 0;
+        const Error tokenize = error_of([&] { model.tokenize("a"); });
+        CHECK(tokenize.code() == QP_INTERNAL);
+        CHECK(mentions(tokenize.what(), "tokenize"));
+        const Error detokenize = error_of([&] { model.detokenize({1}); });
+        CHECK(detokenize.code() == QP_INTERNAL);
+        CHECK(mentions(detokenize.what(), "detokenize"));
+        CHECK(calls == 2);
+    }
+}
+
 namespace {
 const void* QP_CALL odd_extension(const char* id) {
     static const qp_logits without_next = {offsetof(qp_logits, next), 0, nullptr, nullptr, nullptr};

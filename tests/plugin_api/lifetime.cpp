@@ -119,6 +119,57 @@ TEST_CASE("a refused unload cancels nothing") {
     CHECK(generating.join() == QP_CANCELLED);
 }
 
+TEST_CASE("a detokenizer that is being made when unload begins is not made") {
+    struct B : FakeBackend {};
+    Running<B> plugin;
+    plugin.load("endless");
+    auto& handle = backend::detail::ModelHandle::from(plugin.model, "test");
+    std::atomic<bool> entered{false};
+    plugin.backend_model().before_detokenizer = [&] {
+        entered = true;
+        for (bool unloading = false; !unloading; std::this_thread::yield()) {
+            const std::lock_guard<std::mutex> lock(handle.mutex);
+            unloading = handle.unloading;
+        }
+    };
+    Generating generating(plugin, 3);
+    qp_detokenizer* detokenizer = nullptr;
+    qp_error error = make<qp_error>();
+    int32_t status = -1;
+    std::thread creating(
+        [&, model = plugin.model] { status = plugin.table.detokenizer_create(model, 0, &detokenizer, &error); });
+    while (!entered) std::this_thread::yield();
+    plugin.unload();
+    creating.join();
+    CHECK(status == QP_CANCELLED);
+    CHECK(std::string(error.message) == "detokenizer_create: the model is being unloaded");
+    CHECK(detokenizer == nullptr);
+    CHECK(generating.join() == QP_CANCELLED);
+    CHECK(FakeBackend::live_models() == 0);
+}
+
+TEST_CASE("a refused deinit disturbs no call beside it") {
+    struct B : FakeBackend {};
+    Running<B> plugin;
+    plugin.load();
+    std::atomic<bool> stop{false};
+    std::atomic<int> probes{0}, refused{0};
+    std::thread calling([&] {
+        qp_probe_result out = make<qp_probe_result>();
+        while (!stop) {
+            if (plugin.table.probe("x", &out, nullptr) != QP_OK) ++refused;
+            ++probes;
+        }
+    });
+    int accepted = 0;
+    for (int i = 0; i < 2000 || probes < 2000; ++i) accepted += plugin.table.deinit(nullptr) == QP_OK;
+    stop = true;
+    calling.join();
+    CHECK(accepted == 0);
+    CHECK(refused == 0);
+    plugin.unload();
+}
+
 TEST_CASE("unload cancels what runs and what waits, and returns after their final events") {
     struct B : FakeBackend {};
     Running<B> plugin;

@@ -80,6 +80,7 @@ void compare(const Model& model, const Model& base, const Rows& rows, const std:
         Pass pass(model, row, n_vocab);
         std::unique_ptr<Pass> base_pass;
         if (base) base_pass = std::make_unique<Pass>(base, row, n_vocab);
+        uint64_t row_top1 = 0;
         for (size_t i = 0; i + 1 < row.size(); ++i) {
             if (interrupted()) {
                 // Only complete rows count.
@@ -98,7 +99,7 @@ void compare(const Model& model, const Model& base, const Rows& rows, const std:
                 const std::span<const double> log_p = base_pass->next(i);
                 scores.base_nll.push_back(-log_p[target]);
                 scores.kl.push_back(kl_divergence(log_p, log_q));
-                scores.top1 += argmax(log_p) == argmax(log_q);
+                row_top1 += argmax(log_p) == argmax(log_q);
             }
             if (dump) {
                 for (size_t v = 0; v < n_vocab; ++v) dump_row[v] = static_cast<float>(log_q[v]);
@@ -106,6 +107,7 @@ void compare(const Model& model, const Model& base, const Rows& rows, const std:
             }
         }
         ++scores.n_rows;
+        scores.top1 += row_top1;
     }
     if (dump) dump->finish();
 }
@@ -182,7 +184,7 @@ void add_perplexity(CLI::App& command, PerplexityArguments& arguments) {
         command.add_option("--kl-base", arguments.base_folder, "the model to compare with; may be the same folder")
             ->type_name("DIR");
     command.add_option("--kl-base-compute", arguments.base_compute, "--compute of the base (default: the model's own)")
-        ->check(CLI::IsMember({"default", "exact", "fast"}))
+        ->check(CLI::IsMember({"default", "exact"}))
         ->needs(base);
     command.add_option("--kl-base-device", arguments.base_device, "--device of the base (default: the model's own)")
         ->check(device_validator())

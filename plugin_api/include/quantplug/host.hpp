@@ -231,6 +231,8 @@ class Model {
         return answer;
     }
 
+    static constexpr uint64_t kMaxSize = uint64_t{1} << 32;  // ids or bytes; a plugin that names more is wrong
+
     template <class Buffer, class Call>
     static Buffer sized(Buffer& out, const char* hook, Call call) {
         for (int attempt = 0; attempt < 2; ++attempt) {
@@ -239,7 +241,7 @@ class Model {
             const int32_t code = call(&out[0], out.size(), &n, status.get());
             const bool too_small = n > out.size();
             if (code != QP_OUT_OF_RANGE || !too_small) status.check(code, hook);
-            if (code == QP_OK && too_small) break;
+            if ((code == QP_OK && too_small) || n > kMaxSize) break;
             out.resize(static_cast<size_t>(n));
             if (code == QP_OK) return std::move(out);
         }

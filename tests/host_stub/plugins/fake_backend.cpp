@@ -24,9 +24,11 @@ uint64_t read_salt(const std::string& folder) {
 
 class FakeLogits : public qp::LogitsSession {
  public:
-    FakeLogits(std::vector<int32_t> ids, uint64_t salt) : ids_(std::move(ids)), salt_(salt) {}
+    FakeLogits(std::vector<int32_t> ids, uint64_t salt, int64_t delay_ms)
+        : ids_(std::move(ids)), salt_(salt), delay_(delay_ms) {}
     bool next(const float*& row, uint64_t& position) override {
         if (next_ == ids_.size()) return false;
+        std::this_thread::sleep_for(delay_);
         row_ = fake::fake_logits(ids_[next_], next_, salt_);
         row = row_.data();
         position = next_++;
@@ -37,6 +39,7 @@ class FakeLogits : public qp::LogitsSession {
     std::vector<int32_t> ids_;
     std::vector<float> row_;
     uint64_t salt_, next_ = 0;
+    std::chrono::milliseconds delay_;
 };
 
 class NoDetokenizer : public qp::Detokenizer {
@@ -47,7 +50,8 @@ class NoDetokenizer : public qp::Detokenizer {
 
 class FakeModel : public qp::Model {
  public:
-    FakeModel(uint64_t salt, bool adds_bos, int64_t ctx) : salt_(salt), adds_bos_(adds_bos), ctx_(ctx) {}
+    FakeModel(uint64_t salt, bool adds_bos, int64_t ctx, int64_t delay_ms)
+        : salt_(salt), adds_bos_(adds_bos), ctx_(ctx), delay_ms_(delay_ms) {}
 
     void info(qp_model_info& out) const override {
         out.n_vocab = fake::kFakeVocab;
@@ -102,13 +106,13 @@ class FakeModel : public qp::Model {
         progress.report(1, "score");
     }
     std::unique_ptr<qp::LogitsSession> open_logits(std::vector<int32_t> ids) override {
-        return std::make_unique<FakeLogits>(std::move(ids), salt_);
+        return std::make_unique<FakeLogits>(std::move(ids), salt_, delay_ms_);
     }
 
  private:
     uint64_t salt_;
     bool adds_bos_;
-    int64_t ctx_;
+    int64_t ctx_, delay_ms_;
 };
 
 qp_option_info option(uint32_t type, const char* key, const char* default_value, int64_t minimum, int64_t maximum) {
@@ -136,7 +140,8 @@ class FakeBackend : public qp::Backend {
         if (index == 0) out = option(QP_OPTION_INT, "ctx", "0", 0, 1 << 20);
         if (index == 1) out = option(QP_OPTION_BOOL, "adds_bos", "0", 0, 1);
         if (index == 2) out = option(QP_OPTION_BOOL, "vocab_only", "0", 0, 1);
-        return index < 3;
+        if (index == 3) out = option(QP_OPTION_INT, "delay_ms", "0", 0, 1000);  // of a row of logits
+        return index < 4;
     }
     void inspect(const char*, qp_model_info& out) const override {
         out.n_vocab = fake::kFakeVocab;
@@ -151,7 +156,8 @@ class FakeBackend : public qp::Backend {
     std::unique_ptr<qp::Model> load(const qp::LoadParams& params, qp::Progress& progress) const override {
         progress.report(0.5, "weights");
         const int64_t ctx = params.options.integer("ctx");
-        return std::make_unique<FakeModel>(read_salt(params.path), params.options.flag("adds_bos"), ctx ? ctx : 4096);
+        return std::make_unique<FakeModel>(read_salt(params.path), params.options.flag("adds_bos"), ctx ? ctx : 4096,
+                                           params.options.integer("delay_ms"));
     }
 
     bool tool(uint32_t index, qp_tool_info& out) const override {

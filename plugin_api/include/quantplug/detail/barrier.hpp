@@ -9,6 +9,7 @@
 #include <new>
 #include <quantplug/backend.hpp>
 #include <string>
+#include <thread>
 
 #if defined(_WIN32)
 #include <process.h>
@@ -37,7 +38,8 @@ inline int64_t process_id() noexcept {
 struct State {
     std::mutex mutex;  // init, deinit
     std::atomic<const Backend*> backend{nullptr};
-    std::atomic<int64_t> first_pid{0};  // of the first init, for ever
+    std::atomic<int64_t> first_pid{0};                 // of the first init, for ever
+    static constexpr uint32_t kDeciding = UINT32_MAX;  // in `inits` while the last deinit reads the counts
     std::atomic<uint32_t> inits{0};
     std::atomic<uint32_t> running{0};  // calls inside the barrier
     std::atomic<uint32_t> models{0};
@@ -46,6 +48,12 @@ struct State {
     bool forked() const noexcept {
         const int64_t pid = first_pid.load();
         return pid != 0 && pid != process_id();
+    }
+    /// After the call is counted in `running`.
+    bool initialised() const noexcept {
+        uint32_t n;
+        while ((n = inits.load()) == kDeciding) std::this_thread::yield();
+        return n != 0;
     }
     void attach(Backend& made) noexcept { made.host_ = &host; }
 };
@@ -119,7 +127,7 @@ int32_t guarded(State& state, const char* hook, qp_error* error, Body&& body) no
     const Running running(state);
     try {
         if (state.forked()) throw called_after_fork(hook);
-        if (state.inits.load() == 0)
+        if (!state.initialised())
             throw Error(QP_FAILED_PRECONDITION, std::string(hook) + " called before init: call init first");
         body(*state.backend.load());
         return QP_OK;

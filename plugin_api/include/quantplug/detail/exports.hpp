@@ -45,14 +45,14 @@ struct QUANTPLUG_HIDDEN Exports {
                 state.inits.store(inits - 1);
                 return QP_OK;
             }
-            state.inits.store(0);  // before the counts are read: a call that comes now is refused
-            const uint32_t models = state.models.load(), running = state.running.load();
-            if (models || running) {
-                state.inits.store(1);
+            state.inits.store(State::kDeciding);            // before the counts are read: a call that comes now waits
+            const uint32_t running = state.running.load();  // first: a load that ends now counts as one or the other
+            const uint32_t models = state.models.load();
+            state.inits.store(models || running ? 1 : 0);
+            if (models || running)
                 throw Error(QP_FAILED_PRECONDITION, "deinit: " + std::to_string(models) + " models are loaded and " +
                                                         std::to_string(running) +
                                                         " calls are running: unload and wait for them first");
-            }
             delete state.backend.exchange(nullptr);
             state.host = qp_host{};
             return QP_OK;
@@ -179,7 +179,7 @@ struct QUANTPLUG_HIDDEN Exports {
             if (!made->detokenizer)
                 throw Error(QP_INTERNAL,
                             "detokenizer_create gave nothing and no error: report it to the plugin's author");
-            handle.add_child(1);
+            handle.add_child("detokenizer_create");
             *out = reinterpret_cast<qp_detokenizer*>(made.release());
         });
     }
@@ -205,7 +205,7 @@ struct QUANTPLUG_HIDDEN Exports {
         guarded(state, "detokenizer_destroy", nullptr, [&](const Backend&) {
             const std::unique_ptr<DetokenizerHandle> object(reinterpret_cast<DetokenizerHandle*>(detokenizer));
             object->detokenizer.reset();
-            object->model.add_child(-1);
+            object->model.remove_child();
         });
     }
 
@@ -272,7 +272,7 @@ struct QUANTPLUG_HIDDEN Exports {
                 new SessionHandle{handle, handle.model->open_logits(std::vector<int32_t>(view.begin(), view.end()))});
             if (!made->session)
                 throw Error(QP_INTERNAL, "logits open gave nothing and no error: report it to the plugin's author");
-            handle.add_child(1);
+            handle.add_child("logits open");
             *out = reinterpret_cast<qp_logits_session*>(made.release());
         });
     }
@@ -300,7 +300,7 @@ struct QUANTPLUG_HIDDEN Exports {
                 const Turn turn(handle, "logits close");
                 object->session.reset();
             }
-            handle.add_child(-1);
+            handle.remove_child();
         });
     }
 

@@ -10,6 +10,10 @@
 
 namespace quantplug::backend::detail {
 
+inline Error being_unloaded(const char* hook) {
+    return Error(QP_CANCELLED, std::string(hook) + ": the model is being unloaded");
+}
+
 struct ModelHandle {
     std::unique_ptr<Model> model;
     qp_model_info info = make<qp_model_info>();  // of the model right after load
@@ -33,9 +37,15 @@ struct ModelHandle {
         return static_cast<size_t>(std::count(callers.begin(), callers.end(), std::this_thread::get_id()));
     }
 
-    void add_child(int32_t by) {
+    /// Throws QP_CANCELLED once unload has begun: it has counted the children, and cannot be refused any more.
+    void add_child(const char* hook) {
         const std::lock_guard<std::mutex> lock(mutex);
-        children += static_cast<uint32_t>(by);
+        if (unloading) throw being_unloaded(hook);
+        ++children;
+    }
+    void remove_child() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        --children;
     }
 
     void check_ids(Ids ids, const char* hook, const char* argument, size_t at_least) const {
@@ -65,7 +75,7 @@ class ModelCall {
  public:
     ModelCall(ModelHandle& model, const char* hook) : model_(model) {
         const std::lock_guard<std::mutex> lock(model_.mutex);
-        if (model_.unloading) throw Error(QP_CANCELLED, std::string(hook) + ": the model is being unloaded");
+        if (model_.unloading) throw being_unloaded(hook);
         model_.callers.push_back(std::this_thread::get_id());
     }
     ~ModelCall() {
@@ -74,7 +84,6 @@ class ModelCall {
         if (own != model_.callers.end()) model_.callers.erase(own);
         // Under the lock: unload frees the mutex as soon as it sees none.
         if (model_.callers.empty()) model_.changed.notify_all();
-        model_.changed.notify_all();  // under the lock: unload frees the mutex as soon as it sees 0
     }
     ModelCall(const ModelCall&) = delete;
     ModelCall& operator=(const ModelCall&) = delete;
@@ -103,7 +112,7 @@ class Turn {
     Turn& operator=(const Turn&) = delete;
 
     void check_cancel(const char* hook) const {
-        if (model_.cancel.load()) throw Error(QP_CANCELLED, std::string(hook) + ": the model is being unloaded");
+        if (model_.cancel.load()) throw being_unloaded(hook);
     }
 
  private:
@@ -114,23 +123,15 @@ class Turn {
 inline void unload(ModelHandle* model) {
     {
         std::unique_lock<std::mutex> lock(model->mutex);
-        const auto check_children = [&] {
-            if (model->children)
-                throw Error(QP_FAILED_PRECONDITION, "unload: the model has " + std::to_string(model->children) +
-                                                        " live detokenizers or sessions: destroy them first");
-        };
         if (model->unloading) throw Error(QP_FAILED_PRECONDITION, "unload: the model is already being unloaded");
         if (model->calls_of_this_thread())
             throw Error(QP_FAILED_PRECONDITION, "unload called from a callback of the model: return from it first");
-        check_children();
+        if (model->children)
+            throw Error(QP_FAILED_PRECONDITION, "unload: the model has " + std::to_string(model->children) +
+                                                    " live detokenizers or sessions: destroy them first");
         model->unloading = true;
         model->cancel.store(true);
         model->changed.wait(lock, [&] { return model->callers.empty(); });
-        if (model->children) {  // made by a call that was on its way
-            model->unloading = false;
-            model->cancel.store(false);
-        }
-        check_children();
     }
     delete model;
 }
