@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <string_view>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
@@ -212,12 +213,18 @@ class Reader {
 
     /// A tensor of a layer that Llama does not have means another computation: no guess.
     void refuse_unread_tensors() const {
+        constexpr std::string_view layers = "model.layers.", first = "model.layers.0.";
         for (const TensorInfo& t : folder_.tensors()) {
-            if (t.name.rfind("model.layers.0.", 0) != 0 || t.name.ends_with(".rotary_emb.inv_freq")) continue;
+            std::string_view rest = t.name;
+            if (!rest.starts_with(layers) || rest.ends_with(".rotary_emb.inv_freq")) continue;
+            rest.remove_prefix(layers.size());
+            rest.remove_prefix(std::min(rest.find('.'), rest.size() - 1) + 1);  // what follows the layer's number
             const bool read =
-                std::any_of(d_.norms.begin(), d_.norms.end(), [&](const NormPart& n) { return n.tensor == t.name; }) ||
-                std::any_of(d_.linears.begin(), d_.linears.end(),
-                            [&](const LinearPart& l) { return t.name.rfind(l.module + ".", 0) == 0; });
+                std::any_of(d_.norms.begin(), d_.norms.end(),
+                            [&](const NormPart& n) { return n.layer == 0 && n.tensor.substr(first.size()) == rest; }) ||
+                std::any_of(d_.linears.begin(), d_.linears.end(), [&](const LinearPart& l) {
+                    return l.layer == 0 && rest.starts_with(l.module.substr(first.size()) + ".");
+                });
             if (!read)
                 fail(Code::unimplemented, folder_.name(), ": architecture ", d_.config.architecture,
                      " is not supported: Llama has no tensor ", t.name);

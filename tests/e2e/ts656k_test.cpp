@@ -34,6 +34,18 @@ bool absent() {
     return true;
 }
 
+#if defined(__has_feature)
+#define QP_CLANG_FEATURE(x) __has_feature(x)
+#else
+#define QP_CLANG_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || QP_CLANG_FEATURE(address_sanitizer) || \
+    QP_CLANG_FEATURE(thread_sanitizer)
+constexpr bool sanitized = true;  // twenty times slower: a few rows instead of all
+#else
+constexpr bool sanitized = false;
+#endif
+
 json golden() {
     std::ifstream in(root() / "golden.json");
     return json::parse(in);
@@ -133,13 +145,14 @@ TEST_CASE("ts656k exact: perplexity within 0.01 % of the documented one") {
         const Model model = load(folder, "exact");
         double nll = 0;
         int predictions = 0;
-        for (const auto& row : eval_rows(model, SIZE_MAX))
+        for (const auto& row : eval_rows(model, sanitized ? 1 : SIZE_MAX))
             for (const float l : model.score(row)) {
                 nll -= l;
                 ++predictions;
             }
         const double perplexity = std::exp(nll / predictions);
         std::printf("ts656k %s exact: perplexity %.4f over %d predictions\n", folder.name, perplexity, predictions);
+        if (sanitized) continue;
         CHECK(predictions == 31171);
         CHECK(std::abs(perplexity / folder.perplexity - 1) < 1e-4);
     }
@@ -184,7 +197,7 @@ TEST_CASE("ts656k default: KL divergence from exact at most 5e-6") {
         const Model exact = load(folder, "exact"), quick = load(folder, "default");
         double kl = 0;
         int n = 0;
-        for (const auto& ids : eval_rows(exact, 4)) {
+        for (const auto& ids : eval_rows(exact, sanitized ? 1 : 4)) {
             const auto base = logits_of(exact, ids), other = logits_of(quick, ids);
             for (size_t i = 0; i < base.size(); ++i, ++n) {
                 const auto p = log_softmax(base[i]), q = log_softmax(other[i]);
@@ -216,7 +229,9 @@ TEST_CASE("ts656k: the same bits on any instruction set and number of threads") 
                         continue;
                     }
                     unsetenv("QUANTPLUG_CPU");
-                    const auto logits = logits_of(model, eval_rows(model, 1)[0]);
+                    std::vector<int32_t> row = eval_rows(model, 1)[0];
+                    if (sanitized) row.resize(70);
+                    const auto logits = logits_of(model, row);
                     if (first.empty()) first = logits;
                     bool same = first.size() == logits.size();
                     for (size_t i = 0; same && i < logits.size(); ++i)

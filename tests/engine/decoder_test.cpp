@@ -171,8 +171,8 @@ TEST_CASE("decoder: an unknown architecture with Llama's names is read as Llama,
 }
 
 TEST_CASE("decoder: an unknown architecture with more than Llama's tensors is refused by the tensor's name") {
-    for (const char* extra : {"model.layers.0.self_attn.q_norm.weight", "model.layers.0.input_layernorm.bias",
-                              "model.layers.0.mlp.experts.0.w1.weight"}) {
+    for (const char* extra : {"model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.q_norm.weight",
+                              "model.layers.0.input_layernorm.bias", "model.layers.0.mlp.experts.0.w1.weight"}) {
         TinyFolder tiny("mistral");
         tiny.with({{"architectures", {"NovelForCausalLM"}}});
         tiny.tensors[extra] = make_tensor(engine::StoredType::f32, {16}, std::vector<float>(16, 1.0f));
