@@ -8,9 +8,9 @@
 
 #include "engine/base/error.h"
 #include "engine/tools/code_bits.h"
+#include "engine/tools/convert.h"
 #include "engine/tools/parallel.h"
 #include "exl2_backend/scale_search.h"
-#include "kernels/half.h"
 
 namespace quantplug::exl2 {
 
@@ -45,12 +45,6 @@ struct Tile {
     std::vector<float> x;  // (rows, 64)
 };
 
-std::vector<std::byte> bytes_of(const auto& values) {
-    std::vector<std::byte> out(values.size() * sizeof(values[0]));
-    if (!values.empty()) std::memcpy(out.data(), values.data(), out.size());
-    return out;
-}
-
 class RtnQuantizer final : public engine::MatrixQuantizer {
  public:
     explicit RtnQuantizer(const engine::QuantizeRequest& request)
@@ -83,18 +77,11 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     std::vector<std::vector<std::byte>> quantize(const WeightMatrix& weight, std::span<const float> bias, bool is_head,
                                                  const engine::MatrixProgress& progress) const override {
         const Packed packed = round_to_nearest(weight, uniform_plan(weight.k, bits(is_head), group_size_), progress);
-        std::vector<std::vector<std::byte>> out{bytes_of(packed.q_weight), bytes_of(packed.q_scale),
-                                                bytes_of(packed.q_invperm), bytes_of(packed.q_scale_max),
-                                                bytes_of(packed.q_groups)};
-        if (!bias.empty()) {
-            std::vector<uint16_t> halves(size_t(padded(weight.n)));
-            for (size_t i = 0; i < bias.size(); ++i) {
-                halves[i] = kernels::f32_to_f16(bias[i]);
-                if ((halves[i] & 0x7c00u) == 0x7c00u)
-                    fail(Code::out_of_range, "tensor ", weight.name, ".bias: ", bias[i], " does not fit FP16");
-            }
-            out.push_back(bytes_of(halves));
-        }
+        std::vector<std::vector<std::byte>> out{
+            engine::value_bytes(packed.q_weight), engine::value_bytes(packed.q_scale),
+            engine::value_bytes(packed.q_invperm), engine::value_bytes(packed.q_scale_max),
+            engine::value_bytes(packed.q_groups)};
+        if (!bias.empty()) out.push_back(engine::f16_bias(bias, padded(weight.n), weight.name));
         return out;
     }
 

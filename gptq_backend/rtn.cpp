@@ -7,6 +7,7 @@
 
 #include "engine/base/error.h"
 #include "engine/tools/code_bits.h"
+#include "engine/tools/convert.h"
 #include "engine/tools/parallel.h"
 #include "kernels/half.h"
 #include "kernels/version.h"
@@ -31,12 +32,6 @@ struct Shape {
           group_size(options.group_size < 0 ? k_ : options.group_size),
           n_groups((k + group_size - 1) / group_size) {}
 };
-
-std::vector<std::byte> bytes_of(const auto& values) {
-    std::vector<std::byte> out(values.size() * sizeof(values[0]));
-    if (!values.empty()) std::memcpy(out.data(), values.data(), out.size());
-    return out;
-}
 
 /// Scale and zero point of one column of a group.
 struct Column {
@@ -86,17 +81,9 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     std::vector<std::vector<std::byte>> quantize(const WeightMatrix& weight, std::span<const float> bias, bool,
                                                  const engine::MatrixProgress& progress) const override {
         const Packed packed = round_to_nearest(weight, options_, progress);
-        std::vector<std::vector<std::byte>> out{bytes_of(packed.qweight), bytes_of(packed.qzeros),
-                                                bytes_of(packed.scales), bytes_of(packed.g_idx)};
-        if (!bias.empty()) {
-            std::vector<uint16_t> halves(bias.size());
-            for (size_t i = 0; i < bias.size(); ++i) {
-                halves[i] = kernels::f32_to_f16(bias[i]);
-                if ((halves[i] & 0x7c00u) == 0x7c00u)
-                    fail(Code::out_of_range, "tensor ", weight.name, ".bias: ", bias[i], " does not fit FP16");
-            }
-            out.push_back(bytes_of(halves));
-        }
+        std::vector<std::vector<std::byte>> out{engine::value_bytes(packed.qweight), engine::value_bytes(packed.qzeros),
+                                                engine::value_bytes(packed.scales), engine::value_bytes(packed.g_idx)};
+        if (!bias.empty()) out.push_back(engine::f16_bias(bias, weight.n, weight.name));
         return out;
     }
 

@@ -50,6 +50,13 @@ bool from_f32(std::span<const float> values, StoredType type, std::span<std::byt
     return fits;
 }
 
+std::vector<std::byte> f16_bias(std::span<const float> bias, int64_t count, const std::string& module) {
+    std::vector<uint16_t> halves(size_t(std::max(count, int64_t(bias.size()))));
+    if (!from_f32(bias, StoredType::f16, std::as_writable_bytes(std::span(halves).first(bias.size()))))
+        fail(Code::out_of_range, "tensor ", module, ".bias holds values that do not fit FP16");
+    return value_bytes(halves);
+}
+
 void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType type, ShardedWriter& writer) {
     const bool same = type == tensor.type;
     const uint64_t from = size_of(tensor.type), to = size_of(type), count = tensor.count();

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "engine/checkpoint/folder.h"
 #include "engine/tools/sharded_writer.h"
@@ -18,6 +20,16 @@ bool is_float(StoredType type);
 void to_f32(StoredType type, std::span<const std::byte> stored, std::span<float> out);
 /// Rounds to nearest, ties to even. False where a finite value becomes infinite.
 bool from_f32(std::span<const float> values, StoredType type, std::span<std::byte> out);
+
+/// The values of a tensor as its bytes.
+template <typename T>
+std::vector<std::byte> value_bytes(const std::vector<T>& values) {
+    const auto bytes = std::as_bytes(std::span(values));
+    return {bytes.begin(), bytes.end()};
+}
+
+/// A matrix's bias as `count` FP16 values, zeros behind its own. Refuses values that FP16 cannot hold.
+std::vector<std::byte> f16_bias(std::span<const float> bias, int64_t count, const std::string& module);
 
 /// Streams a tensor into the writer under the same name as `type` (its own: as it is). Refuses values that `type`
 /// cannot hold.
