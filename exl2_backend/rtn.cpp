@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "engine/base/error.h"
@@ -11,6 +10,7 @@
 #include "engine/tools/convert.h"
 #include "engine/tools/parallel.h"
 #include "exl2_backend/scale_search.h"
+#include "kernels/half.h"
 
 namespace quantplug::exl2 {
 
