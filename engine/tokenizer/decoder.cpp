@@ -83,8 +83,8 @@ std::string replace_character(std::string_view token, std::string_view from, std
 
 }  // namespace
 
-Decoder Decoder::parse(const nlohmann::json& json, std::string_view name) {
-    Decoder out;
+TextDecoder TextDecoder::parse(const nlohmann::json& json, std::string_view name) {
+    TextDecoder out;
     out.name_ = name;
     if (json.is_null()) {
         out.stages_.push_back({Kind::join, {}});
@@ -105,8 +105,8 @@ Decoder Decoder::parse(const nlohmann::json& json, std::string_view name) {
     return out;
 }
 
-Decoder Decoder::sentencepiece(bool strip_leading_space) {
-    Decoder out;
+TextDecoder TextDecoder::sentencepiece(bool strip_leading_space) {
+    TextDecoder out;
     out.name_ = "tokenizer.model";
     DecoderStage space{Kind::replace, " "};
     space.pattern = Regex::literal("\xE2\x96\x81");
@@ -117,7 +117,7 @@ Decoder Decoder::sentencepiece(bool strip_leading_space) {
     return out;
 }
 
-void Decoder::add(const nlohmann::json& json, std::string_view name) {
+void TextDecoder::add(const nlohmann::json& json, std::string_view name) {
     const std::string type = type_of(json, name, "decoder");
     DecoderStage stage{};
     stage.type = type;

@@ -28,14 +28,14 @@ struct DecoderStage {
     std::string type = {};  // as the file has it
 };
 
-class Decoder {
+class TextDecoder {
  public:
     /// The object of the key "decoder", or null. Known: ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace,
     /// Sequence.
-    static Decoder parse(const nlohmann::json& json, std::string_view name);
+    static TextDecoder parse(const nlohmann::json& json, std::string_view name);
 
     /// SentencePiece's decoding: U+2581 is a space, bytes, one leading space off if `strip_leading_space`.
-    static Decoder sentencepiece(bool strip_leading_space);
+    static TextDecoder sentencepiece(bool strip_leading_space);
 
     const std::vector<DecoderStage>& stages() const { return stages_; }
     /// The file, for errors.
@@ -50,7 +50,7 @@ class Decoder {
 /// A decode in progress. Must not outlive the decoder.
 class DecoderRun {
  public:
-    explicit DecoderRun(const Decoder& decoder) : decoder_(decoder), states_(stages_.size()) {}
+    explicit DecoderRun(const TextDecoder& decoder) : decoder_(decoder), states_(stages_.size()) {}
 
     /// Text that is certain after this token, whole characters only. resource_exhausted where a stage makes more text
     /// of all tokens so far than grown_text_limit() allows.
@@ -71,7 +71,7 @@ class DecoderRun {
     [[noreturn]] void too_long(size_t stage) const;
     void strip_stream(const DecoderStage& stage, State& state, std::string& token) const;
 
-    const Decoder& decoder_;
+    const TextDecoder& decoder_;
     const std::vector<DecoderStage>& stages_ = decoder_.stages();
     std::vector<State> states_;
     RegexScratch scratch_;

@@ -46,7 +46,7 @@ HfTokenizer::HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::st
       model_(make_model(file, pre_tokenizer_.raw_bytes(), name)),
       added_(make_added(file, name)),
       matcher_(make_matcher()),
-      decoder_(Decoder::parse(file.decoder, name)) {
+      decoder_(TextDecoder::parse(file.decoder, name)) {
     size_ = model_.vocab().size();
     if (!added_.empty()) size_ = std::max(size_, added_.back().token.id + 1);
     template_ = Template::parse(file.post_processor, size_, name);

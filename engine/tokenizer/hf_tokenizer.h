@@ -37,7 +37,7 @@ class HfTokenizer final : public Tokenizer {
 
     /// The spelling that the decoder gets; false where the id has none, or is special and !special_text.
     bool decoder_text(int32_t id, bool special_text, std::string_view& out) const;
-    const Decoder& decoder() const { return decoder_; }
+    const TextDecoder& decoder() const { return decoder_; }
 
  private:
     struct Added {
@@ -54,7 +54,7 @@ class HfTokenizer final : public Tokenizer {
     Bpe model_;
     std::vector<Added> added_;  // by id
     AddedTokens matcher_;
-    Decoder decoder_;
+    TextDecoder decoder_;
     Template template_;
     int32_t size_ = 0;
     std::optional<int32_t> bos_id_, eos_id_;

@@ -47,7 +47,7 @@ class SentencePieceTokenizer final : public Tokenizer {
           n_pieces_(library.size(model_.get())),
           added_(make_added(names, name)),
           matcher_(make_matcher()),
-          decoder_(Decoder::sentencepiece(prefix)) {
+          decoder_(TextDecoder::sentencepiece(prefix)) {
         size_ = added_.empty() ? n_pieces_ : std::max(n_pieces_, added_.rbegin()->first + 1);
         const auto id_of = [&](const std::string& token, int32_t fallback) -> std::optional<int32_t> {
             if (!token.empty()) return token_to_id(token);
@@ -87,7 +87,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         out = id == library_.unk(model_.get()) ? " \xE2\x81\x87 " : id_to_token(id);
         return it != added_.end() || (id >= 0 && id < n_pieces_);
     }
-    const Decoder& decoder() const { return decoder_; }
+    const TextDecoder& decoder() const { return decoder_; }
 
  private:
     std::string_view piece(int32_t id) const {
@@ -149,7 +149,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     int32_t n_pieces_;
     std::map<int32_t, AddedToken> added_;
     AddedTokens matcher_;
-    Decoder decoder_;
+    TextDecoder decoder_;
     int32_t size_ = 0;
     std::optional<int32_t> bos_id_, eos_id_;
     bool adds_bos_ = false;

@@ -54,7 +54,7 @@ TEST_CASE("pre-tokenizers: expressions, behaviors, inversion") {
 TEST_CASE("decoders, at once and token by token") {
     for (const json& part : parts("decoders")) {
         CAPTURE(part["object"].dump());
-        const auto decoder = engine::Decoder::parse(part["object"], "test");
+        const auto decoder = engine::TextDecoder::parse(part["object"], "test");
         for (const json& one : part["cases"]) {
             CAPTURE(one.dump());
             engine::DecoderRun run(decoder);

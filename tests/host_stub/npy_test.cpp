@@ -27,7 +27,8 @@ TEST_CASE("a matrix is written as NumPy's format 1.0") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
-    for (const auto& [rows, columns] : {std::pair<size_t, size_t>{3, 5}, {1, 1}, {0, 7}, {123, 1000}}) {
+    for (const auto& size : {std::pair<size_t, size_t>{3, 5}, {1, 1}, {0, 7}, {123, 1000}}) {
+        const size_t rows = size.first, columns = size.second;
         CAPTURE(rows);
         const auto path = dir.path() / "m.npy";
         std::vector<float> values(rows * columns);
