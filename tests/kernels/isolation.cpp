@@ -24,7 +24,8 @@ TEST_CASE("avx2.cpp defines no symbol but its table") {
         const std::string text = line;
         if (text.find(" T ") != std::string::npos && text.find("avx2_table()") != std::string::npos) {
             ++tables;
-        } else if (text.find("san") == std::string::npos) {  // a sanitizer's own symbols
+        } else if (text.find("san") == std::string::npos && text.find(" V ") == std::string::npos) {
+            // Left out: a sanitizer's own symbols, and weak data (TSan brings a pointer to the personality routine).
             foreign += text;
         }
     }
