@@ -1,4 +1,4 @@
-// The decoder of a tokenizer.json: tokens into text, one at a time.
+// The decoder of a tokenizer: tokens into text, one at a time.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/tokenizer/regex.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace quantplug::engine {
 
@@ -76,6 +77,26 @@ class DecoderRun {
     std::vector<State> states_;
     RegexScratch scratch_;
     uint64_t taken_ = 0, given_ = 0;  // bytes of tokens and of text since the start
+};
+
+/// The incremental decode of a tokenizer whose decoder_text(id, special_text, token) gives what its decoder takes, or
+/// false for no text.
+template <class T, class Token>
+class TokenStream final : public DecodeStream {
+ public:
+    TokenStream(const T& tokenizer, bool special_text)
+        : tokenizer_(tokenizer), special_text_(special_text), run_(tokenizer.decoder()) {}
+
+    std::string push(int32_t id) override {
+        Token token;
+        return tokenizer_.decoder_text(id, special_text_, token) ? run_.push(token) : std::string();
+    }
+    std::string finish() override { return run_.finish(); }
+
+ private:
+    const T& tokenizer_;
+    bool special_text_;
+    DecoderRun run_;
 };
 
 }  // namespace quantplug::engine

@@ -21,23 +21,6 @@ std::string option_string(const nlohmann::json& model, const char* key, std::str
     return it->get<std::string>();
 }
 
-class HfStream final : public DecodeStream {
- public:
-    HfStream(const HfTokenizer& tokenizer, bool special_text)
-        : tokenizer_(tokenizer), special_text_(special_text), run_(tokenizer.decoder()) {}
-
-    std::string push(int32_t id) override {
-        std::string_view token;
-        return tokenizer_.decoder_text(id, special_text_, token) ? run_.push(token) : std::string();
-    }
-    std::string finish() override { return run_.finish(); }
-
- private:
-    const HfTokenizer& tokenizer_;
-    bool special_text_;
-    DecoderRun run_;
-};
-
 }  // namespace
 
 HfTokenizer::HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::string_view name)
@@ -236,7 +219,7 @@ bool HfTokenizer::decoder_text(int32_t id, bool special_text, std::string_view& 
 }
 
 std::unique_ptr<DecodeStream> HfTokenizer::decode_stream(bool special_text) const {
-    return std::make_unique<HfStream>(*this, special_text);
+    return std::make_unique<TokenStream<HfTokenizer, std::string_view>>(*this, special_text);
 }
 
 std::optional<int32_t> HfTokenizer::token_to_id(std::string_view token) const {

@@ -155,22 +155,6 @@ class SentencePieceTokenizer final : public Tokenizer {
     bool adds_bos_ = false;
 };
 
-class SentencePieceStream final : public DecodeStream {
- public:
-    SentencePieceStream(const SentencePieceTokenizer& tokenizer, bool special_text)
-        : tokenizer_(tokenizer), special_text_(special_text), run_(tokenizer.decoder()) {}
-    std::string push(int32_t id) override {
-        std::string token;
-        return tokenizer_.decoder_text(id, special_text_, token) ? run_.push(token) : std::string();
-    }
-    std::string finish() override { return run_.finish(); }
-
- private:
-    const SentencePieceTokenizer& tokenizer_;
-    bool special_text_;
-    DecoderRun run_;
-};
-
 std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos bos, bool special_text) const {
     if (text.size() > text_limit)
         fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit,
@@ -197,7 +181,7 @@ std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos b
 }
 
 std::unique_ptr<DecodeStream> SentencePieceTokenizer::decode_stream(bool special_text) const {
-    return std::make_unique<SentencePieceStream>(*this, special_text);
+    return std::make_unique<TokenStream<SentencePieceTokenizer, std::string>>(*this, special_text);
 }
 
 }  // namespace
