@@ -29,7 +29,12 @@ inline namespace QP_KERNELS_NS {
 
 // ---------------------------------------------------------------- KV cache: the layout belongs to the device
 struct KvSpec {
-    enum Type : uint8_t { f32, f16 } type = f16;
+    enum Type : uint8_t {
+        f32,
+        f16,
+        q8,  // every head rotated by a Hadamard matrix, then int8 with one FP16 scale per token and head
+        q4,  // the same with int4 and one FP16 scale per 32 values: head_dim must be a multiple of 32
+    } type = f16;
     int32_t block_tokens = 64;  // tokens of one block
     int32_t n_blocks = 0;
 };
@@ -43,6 +48,9 @@ struct Kv {
 /// otherwise.
 struct Row {
     int32_t sequence = 0, token = 0, position = 0;
+    /// Tokens that the sequence is known to have: those of the whole prompt in every row of a prefill, position + 1 (or
+    /// 0) in decode. Read by ropes that depend on the length only.
+    int32_t length = 0;
 };
 
 struct Wanted {
@@ -92,7 +100,8 @@ class QP_KERNELS_API Ops {
                              Activations x) = 0;                                             // x += o(attended)
     virtual Activations gate_up_act(const ModelSpec&, const LayerSpec&, Activations x) = 0;  // norm, act(gate) * up
     virtual void down_add(const ModelSpec&, const LayerSpec&, Activations h, Activations x) = 0;  // x += down(h)
-    virtual void head_sample(const ModelSpec&, Activations x) = 0;  // final norm, head, what Step wants
+    virtual void moe_add(const ModelSpec&, const LayerSpec&, Activations x) = 0;  // norm, router, experts; x += y
+    virtual void head_sample(const ModelSpec&, Activations x) = 0;                // final norm, head, what Step wants
 };
 
 /// The graph. Returns false to give the step up between two layers (cancel): `wait` then answers CANCELLED and the

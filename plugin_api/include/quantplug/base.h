@@ -40,7 +40,7 @@
 
 /* The ABI's major version is in the entry's name. While it is a draft, both sides must carry the same draft number. */
 #define QP_ABI_MAJOR 1u
-#define QP_ABI_DRAFT 1u
+#define QP_ABI_DRAFT 2u
 
 /* Whether the struct that `ptr` points to is new enough to have `field`. */
 #define QP_HAS(ptr, field) \

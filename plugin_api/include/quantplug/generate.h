@@ -10,8 +10,36 @@
 #define QP_SET_TOP_P (1ull << 2)
 #define QP_SET_MIN_P (1ull << 3)
 #define QP_SET_SEED (1ull << 4)
+#define QP_SET_TYPICAL_P (1ull << 5)
+#define QP_SET_REPETITION_PENALTY (1ull << 6)
+#define QP_SET_FREQUENCY_PENALTY (1ull << 7)
+#define QP_SET_PRESENCE_PENALTY (1ull << 8)
+#define QP_SET_PENALTY_RANGE (1ull << 9)
+#define QP_SET_TOP_A (1ull << 10)
+#define QP_SET_TFS (1ull << 11)
+#define QP_SET_MIROSTAT (1ull << 12)   /* mirostat_tau and mirostat_eta */
+#define QP_SET_XTC (1ull << 13)        /* xtc_probability and xtc_threshold */
+#define QP_SET_DRY (1ull << 14)        /* dry_*, breakers too */
+#define QP_SET_DYNATEMP (1ull << 15)   /* dynatemp_* */
+#define QP_SET_SMOOTHING (1ull << 16)  /* smoothing_* */
+#define QP_SET_TOP_N_SIGMA (1ull << 17)
+#define QP_SET_MIN_TOKENS (1ull << 18)
+#define QP_SET_LOGIT_BIAS (1ull << 19)
+#define QP_SET_BANNED (1ull << 20)
+#define QP_SET_ORDER (1ull << 21)
 
-/* Applied in this order: temperature, top-k, top-p, min-p, draw. Off in all, or temperature 0: the most probable token. */
+/* Array element: fixed for ever. */
+typedef struct qp_token_bias {
+    int32_t id;
+    float bias;             /* added to the id's logit; -infinity bans it */
+} qp_token_bias;
+
+typedef struct qp_text qp_text;
+
+/* Log-probabilities come first, of the model's own logits. Then bans, min_tokens (no stop id before that many tokens) and biases; then the samplers of
+ * `order`, where it is not set: repetition_penalty, frequency_penalty, presence_penalty, dry, temperature, dynatemp, smoothing, top_n_sigma, top_k,
+ * top_p, top_a, min_p, tfs, typical_p, xtc; then mirostat in the place of the truncations, or the draw. Off in all, or temperature 0: the most probable
+ * token of what bans, biases and penalties leave. */
 typedef struct qp_sampling {
     uint32_t struct_size;
     int32_t top_k;          /* > 0: this many most probable tokens */
@@ -20,13 +48,42 @@ typedef struct qp_sampling {
     double temperature;     /* >= 0; 0 = greedy */
     double top_p;           /* 0..1: the smallest set of most probable tokens with at least this mass */
     double min_p;           /* 0..1: tokens with at least this share of the most probable one's probability */
+    double typical_p;       /* 0..1: the tokens whose surprise is nearest to the entropy, with at least this mass */
+    double repetition_penalty;   /* > 0: a logit of a token in range is divided by it where positive, else multiplied */
+    double frequency_penalty;    /* times the token's count in range, subtracted from its logit */
+    double presence_penalty;     /* subtracted from the logit of every token in range */
+    double top_a;           /* 0..1: tokens with at least top_a * (the largest probability)^2 */
+    double tfs;             /* 0..1: tail-free sampling's z */
+    double mirostat_tau;    /* > 0: the surprise to hold, in bits (mirostat 2.0, arXiv 2007.14966) */
+    double mirostat_eta;    /* 0..1: the learning rate */
+    double xtc_probability; /* 0..1: how often all but the least probable of the tokens above the threshold go */
+    double xtc_threshold;   /* 0..1 */
+    double dry_multiplier;  /* >= 0; penalty = multiplier * base^(length - allowed_length) */
+    double dry_base;        /* >= 1 */
+    double dynatemp_low, dynatemp_high;   /* temperature by the entropy, from low to high */
+    double dynatemp_exponent;
+    double smoothing_factor;   /* > 0: quadratic smoothing of the logits */
+    double smoothing_curve;    /* >= 1 gives the cubic form; 1 = plain */
+    double top_n_sigma;     /* > 0: tokens within so many standard deviations of the largest logit */
+    int32_t penalty_range;  /* latest tokens that penalties look at, prompt included; -1 or not set: all */
+    int32_t dry_allowed_length;
+    int32_t dry_range;      /* as penalty_range */
+    uint32_t min_tokens;
+    uint32_t n_bias;
+    uint32_t n_banned;
+    uint32_t n_dry_breakers;
+    uint32_t reserved;      /* 0 */
+    const qp_token_bias* bias;     /* n_bias */
+    const int32_t* banned;         /* n_banned ids that are never drawn */
+    const qp_text* dry_breakers;   /* n_dry_breakers texts; a token that contains one ends a repeated sequence */
+    const char* order;             /* sampler names as above, separated by commas; those not named keep their place after the named ones */
 } qp_sampling;
 
 /* A piece of text. Array element: fixed for ever. */
-typedef struct qp_text {
+struct qp_text {
     const char* data;
     uint64_t size;          /* bytes */
-} qp_text;
+};
 
 #define QP_GENERATE_IGNORE_EOS 1u     /* go on after a stop id of the model */
 #define QP_GENERATE_SPECIAL_TEXT 2u   /* special tokens are written as their text */
@@ -86,6 +143,10 @@ typedef struct qp_event {
     uint64_t ignored;         /* QP_EVENT_END: fields of qp_sampling::set that this plugin does not know */
     uint32_t finish_reason;   /* QP_EVENT_END: QP_FINISH_* */
     int32_t stop_id;          /* QP_EVENT_END: the stop id that ended it, or -1 */
+    uint64_t n_cached;        /* tokens of the prompt that an earlier request left in the cache; part of n_done */
+    int32_t status;           /* QP_EVENT_END: QP_*, what generate returns */
+    uint32_t reserved;
+    const char* error;        /* QP_EVENT_END with QP_FINISH_ERROR: one sentence; else "" */
 } qp_event;
 
 /* Non-zero cancels: takes effect within a step (at most about 200 ms on a CPU). */
