@@ -51,6 +51,7 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
         : bits_(request.bits), head_bits_(request.head_bits), group_size_(request.group_size) {}
 
     bool quantizes_head() const override { return true; }
+    bool splits_fused() const override { return true; }
     int32_t bits(bool is_head) const override { return is_head ? head_bits_ : bits_; }
 
     std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias,

@@ -60,6 +60,7 @@ class RtnQuantizer final : public engine::MatrixQuantizer {
     explicit RtnQuantizer(const RtnOptions& options) : options_(options) {}
 
     bool quantizes_head() const override { return false; }
+    bool splits_fused() const override { return false; }
     int32_t bits(bool) const override { return options_.bits; }
 
     std::vector<TensorDecl> layout(const std::string& module, int32_t k, int32_t n, bool has_bias,

@@ -88,6 +88,7 @@ struct Activations {
     uint32_t id = 0;
 };  // (rows, width) FP32, owned by the device, valid within a step
 
+/// In a parallel block gate_up_act (or moe_add) comes before project_add: both halves read the x of before.
 class QP_KERNELS_API Ops {
  public:
     virtual ~Ops() = default;

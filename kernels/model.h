@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "kernels/matrix.h"
 
 namespace quantplug::kernels {
@@ -31,16 +32,7 @@ struct NormSpec {
                 // is 1 or 0
     } kind = none;
     float eps = 1e-6f;
-    Vector weight, bias;
-};
-
-enum class Activation : uint8_t {
-    silu,
-    gelu,        // x * Phi(x), with erf
-    gelu_tanh,   // x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))
-    quick_gelu,  // x * sigmoid(1.702 x)
-    relu,
-    relu2,  // max(x, 0)^2
+    Vector weight{}, bias{};
 };
 
 /// Rotary embedding: angle(position, t) = position * f[t]; the pair (t, t + rotary_dim/2) of every head, or (2t, 2t+1)
@@ -52,7 +44,7 @@ struct RopeSpec {
     float scale = 1.0f;           // multiplies cos and sin
     bool interleaved = false;
     int32_t length_limit = 0;          // 0: f is inv_freq at every length
-    std::vector<float> long_inv_freq;  // (rotary_dim / 2), or empty
+    std::vector<float> long_inv_freq{};  // (rotary_dim / 2), or empty
     double theta = 0, factor = 1;      // of the dynamic rule
 };
 

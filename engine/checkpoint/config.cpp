@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "engine/base/error.h"
+#include "engine/checkpoint/file.h"
 #include "engine/checkpoint/folder.h"
 
 namespace quantplug::engine {
@@ -94,8 +95,9 @@ class Sizes {
         }
         return std::nullopt;
     }
-    int64_t need(Keys names, int64_t least, int64_t most) const {
+    int64_t need(Keys names, int64_t least, int64_t most, int64_t by_class) const {
         if (const auto value = find(names, least, most)) return *value;
+        if (by_class > 0) return by_class;
         fail(Code::invalid_argument, config_.name(), " has no ", *names.begin(),
              ": it is not the configuration of a language model");
     }
@@ -128,6 +130,7 @@ std::optional<double> positive(const ConfigKeys& keys, Keys names) {
 /// `rope` is the dictionary, or null where there is none.
 RopeConfig read_rope(const ConfigKeys& keys, const JsonObject* rope, const ModelConfig& config) {
     RopeConfig out;
+    out.max_positions = config.max_positions;
     const auto original = first(keys, {"original_max_position_embeddings"},
                                 [](const JsonObject& level, std::string_view key) { return level.integer(key); });
     out.original_max_positions = config.max_positions;
@@ -196,7 +199,17 @@ void read_window(const ConfigKeys& keys, const Sizes& sizes, ModelConfig& config
     if (config.sliding_window_off) config.sliding_window.reset();
     config.use_sliding_window = keys.boolean({"use_sliding_window"});
     config.max_window_layers = sizes.find({"max_window_layers"}, 0, std::numeric_limits<int64_t>::max());
-    config.sliding_window_pattern = sizes.find({"sliding_window_pattern"}, 1, max_layers);
+    // EXAONE 4 spells one period out: "LLLG".
+    const JsonObject* pattern = keys.value_of("sliding_window_pattern");
+    if (pattern && pattern->find("sliding_window_pattern")->is_string()) {
+        const std::string letters = *pattern->string("sliding_window_pattern");
+        if (letters.empty() || letters.find_first_not_of('L') != letters.size() - 1 || letters.back() != 'G')
+            fail(Code::unimplemented, pattern->where("sliding_window_pattern"), " is \"", printable(letters),
+                 "\", where a number or LLLG is read");
+        config.sliding_window_pattern = int64_t(letters.size());
+    } else {
+        config.sliding_window_pattern = sizes.find({"sliding_window_pattern"}, 1, max_layers);
+    }
     if (const JsonObject* level = keys.value_of("layer_types")) {
         config.layer_types = level->strings("layer_types");
         if (config.layer_types.size() != size_t(config.n_layers))
@@ -227,33 +240,41 @@ void read_special_ids(const ConfigKeys& keys, const JsonObject& generation, Mode
     config.pad_id = single("pad_token_id");
 }
 
-int64_t read_kv_heads(const ConfigKeys& keys, const Sizes& sizes, int64_t n_heads) {
-    if (keys.boolean({"multi_query"}).value_or(false) && !keys.boolean({"new_decoder_architecture"}).value_or(false))
+int64_t read_kv_heads(const ConfigKeys& keys, const Sizes& sizes, int64_t n_heads, const ClassDefaults& defaults) {
+    if (keys.boolean({"multi_query"}).value_or(defaults.multi_query) &&
+        !keys.boolean({"new_decoder_architecture"}).value_or(false))
         return 1;
-    const auto found = sizes.find(
-        {"num_key_value_heads", "attn_config.kv_n_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"}, 1,
-        max_heads);
-    return found.value_or(n_heads);
+    const auto found =
+        sizes.find({"num_key_value_heads", "attn_config.kv_n_heads", "num_kv_heads", "n_head_kv"}, 1, max_heads);
+    if (found) return *found;
+    if (keys.boolean({"multi_query_attention"}).value_or(true))
+        if (const auto groups = sizes.find({"multi_query_group_num"}, 1, max_heads)) return *groups;
+    return defaults.n_kv_heads > 0 ? defaults.n_kv_heads : n_heads;
 }
 
 }  // namespace
 
-ModelConfig read_model_config(const JsonObject& json, const JsonObject& generation) {
+std::string architecture_name(const JsonObject& json) {
+    auto names = json.strings("architectures");
+    if (names.empty())
+        if (const auto text = json.object("text_config")) names = text->strings("architectures");
+    return names.empty() ? std::string() : names.front();
+}
+
+ModelConfig read_model_config(const JsonObject& json, const JsonObject& generation, const ClassDefaults& defaults) {
     const ConfigKeys keys(json);
     const Sizes sizes(keys, json);
     ModelConfig config;
-    auto architectures = json.strings("architectures");
-    if (architectures.empty())
-        if (const auto text = json.object("text_config")) architectures = text->strings("architectures");
-    if (architectures.empty())
+    config.architecture = architecture_name(json);
+    if (config.architecture.empty())
         fail(Code::invalid_argument, json.name(), " has no \"architectures\": it does not say which model this is");
-    config.architecture = architectures.front();
     config.model_type = json.string("model_type").value_or("");
 
-    config.n_layers = sizes.need({"num_hidden_layers", "n_layers", "n_layer", "num_layers"}, 1, max_layers);
-    config.hidden_size = sizes.need({"hidden_size", "d_model", "n_embd"}, 1, max_hidden);
-    config.n_heads = sizes.need({"num_attention_heads", "n_heads", "n_head"}, 1, max_heads);
-    config.n_kv_heads = read_kv_heads(keys, sizes, config.n_heads);
+    config.n_layers =
+        sizes.need({"num_hidden_layers", "n_layers", "n_layer", "num_layers"}, 1, max_layers, defaults.n_layers);
+    config.hidden_size = sizes.need({"hidden_size", "d_model", "n_embd"}, 1, max_hidden, defaults.hidden_size);
+    config.n_heads = sizes.need({"num_attention_heads", "n_heads", "n_head"}, 1, max_heads, defaults.n_heads);
+    config.n_kv_heads = read_kv_heads(keys, sizes, config.n_heads, defaults);
     if (config.n_heads % config.n_kv_heads != 0)
         fail(Code::invalid_argument, json.name(), ": num_attention_heads is ", config.n_heads,
              ", no multiple of the number of key/value heads, ", config.n_kv_heads);
@@ -262,8 +283,8 @@ ModelConfig read_model_config(const JsonObject& json, const JsonObject& generati
         sizes
             .find({"intermediate_size", "ffn_config.ffn_hidden_size", "n_inner", "ffn_dim", "ffn_hidden_size"}, 1,
                   max_intermediate)
-            .value_or(0);
-    config.n_vocab = sizes.need({"vocab_size"}, 1, max_vocab);
+            .value_or(defaults.intermediate_size);
+    config.n_vocab = sizes.need({"vocab_size", "padded_vocab_size"}, 1, max_vocab, defaults.n_vocab);
     const auto positions = sizes.find({"max_position_embeddings", "max_sequence_length", "model_max_length",
                                        "max_seq_len", "n_positions", "seq_length"},
                                       1, std::numeric_limits<int64_t>::max());
@@ -285,10 +306,10 @@ ModelConfig read_model_config(const JsonObject& json, const JsonObject& generati
     return config;
 }
 
-ModelConfig read_model_config(const ModelFolder& folder) {
+ModelConfig read_model_config(const ModelFolder& folder, const ClassDefaults& defaults) {
     if (!folder.has_config())
         fail(Code::not_found, folder.name(), " has no config.json: it is no complete model folder");
-    return read_model_config(folder.config(), folder.generation_config());
+    return read_model_config(folder.config(), folder.generation_config(), defaults);
 }
 
 }  // namespace quantplug::engine

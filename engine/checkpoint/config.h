@@ -26,8 +26,15 @@ struct RopeConfig {
     /// The top level's original_max_position_embeddings, else the dictionary's, else max_position_embeddings.
     int64_t original_max_positions = 0;
     bool has_original_max_positions = false;  // false: the last of the three
+    int64_t max_positions = 0;                // the model's context
     std::vector<double> short_factor, long_factor;
     std::vector<int64_t> mrope_section;
+};
+
+/// What a class has where the configuration says nothing; 0: nothing either.
+struct ClassDefaults {
+    int64_t hidden_size = 0, intermediate_size = 0, n_layers = 0, n_heads = 0, n_kv_heads = 0, n_vocab = 0;
+    bool multi_query = false;  // one key/value head
 };
 
 struct ModelConfig {
@@ -81,7 +88,10 @@ class ConfigKeys {
 
 /// Reads and checks; numbers that no model has (no heads, 2^20 hidden values, 10,000 layers) are refused with the key's
 /// name.
-ModelConfig read_model_config(const JsonObject& config, const JsonObject& generation_config);
-ModelConfig read_model_config(const ModelFolder& folder);
+ModelConfig read_model_config(const JsonObject& config, const JsonObject& generation_config,
+                              const ClassDefaults& defaults = {});
+ModelConfig read_model_config(const ModelFolder& folder, const ClassDefaults& defaults = {});
+/// architectures[0], at the top or in text_config; empty where there is none.
+std::string architecture_name(const JsonObject& config);
 
 }  // namespace quantplug::engine

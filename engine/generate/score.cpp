@@ -24,7 +24,7 @@ void score(Model& model, std::span<const int32_t> ids, std::span<float> logprobs
     if (logprobs.size() != ids.size() - 1)
         fail(Code::invalid_argument, "room for ", logprobs.size(), " values instead of ", ids.size() - 1);
     const size_t n = ids.size() - 1;  // the last id is only predicted
-    Sequence sequence(model, int32_t(n));
+    Sequence sequence(model, int32_t(n), int32_t(ids.size()));
     std::vector<kernels::Wanted> wanted;
     for (size_t done = 0; done < n;) {
         if (progress && !progress(double(done) / double(n), "scoring")) fail(Code::cancelled, "scoring was cancelled");
@@ -41,7 +41,7 @@ void score(Model& model, std::span<const int32_t> ids, std::span<float> logprobs
 LogitsPass::LogitsPass(Model& model, std::vector<int32_t> ids)
     : model_(model),
       ids_((check_length(model, ids.size(), 1), std::move(ids))),
-      sequence_(model, int32_t(ids_.size())) {}
+      sequence_(model, int32_t(ids_.size()), int32_t(ids_.size())) {}
 
 std::span<const float> LogitsPass::next(uint64_t* position, const std::function<bool()>& cancelled) {
     const size_t n_vocab = size_t(model_.n_vocab());

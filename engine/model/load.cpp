@@ -7,6 +7,7 @@
 #include "engine/checkpoint/folder.h"
 #include "engine/model/memory.h"
 #include "engine/model/model.h"
+#include "engine/model/weights.h"
 
 namespace quantplug::engine {
 
@@ -31,24 +32,27 @@ std::unique_ptr<kernels::Device> make_device(const LoadOptions& options) {
     return device;
 }
 
-kernels::KvSpec kv_spec(const LoadOptions& options, int32_t ctx) {
+kernels::KvSpec kv_spec(const LoadOptions& options, int32_t cache_tokens) {
     kernels::KvSpec kv;
-    kv.type = options.compute == kernels::Compute::exact ? kernels::KvSpec::f32 : kernels::KvSpec::f16;
+    const bool exact = options.compute == kernels::Compute::exact;
+    kv.type = exact && options.cache_mode == kernels::KvSpec::f16 ? kernels::KvSpec::f32 : options.cache_mode;
     kv.block_tokens = kv_block_tokens;
-    kv.n_blocks = (ctx + kv_block_tokens - 1) / kv_block_tokens;
+    kv.n_blocks = (cache_tokens + kv_block_tokens - 1) / kv_block_tokens;
     return kv;
 }
+
+int32_t step_wanted(const LoadOptions& options) { return std::max(max_step_wanted, options.max_streams); }
 
 MemoryPlan plan_with(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options, int32_t ctx) {
     MemoryPlan plan;
     plan.ctx = ctx;
-    for (const LinearPart& l : decoder.linears) plan.weights = add(plan.weights, device.matrix_bytes(l.shape));
-    for (const NormPart& n : decoder.norms) plan.weights += uint64_t(n.size) * sizeof(float);
-    plan.kv_cache = device.kv_bytes(decoder.spec, kv_spec(options, ctx));
+    plan.cache_tokens = options.cache_tokens > 0 ? options.cache_tokens : ctx;
+    plan.weights = weight_bytes(decoder, device);
+    plan.kv_cache = device.kv_bytes(decoder.spec, kv_spec(options, plan.cache_tokens));
     kernels::ModelSpec spec = decoder.spec;
     spec.max_positions = ctx;
     spec.compute = options.compute;
-    plan.scratch = device.scratch_bytes(spec, max_step_rows, max_step_wanted);
+    plan.scratch = device.scratch_bytes(spec, max_step_rows, step_wanted(options));
     // A process with both plugins mapped measures about 12 MB; a tokenizer about 200 bytes a token with its tables.
     plan.other = (uint64_t(12) << 20) + uint64_t(decoder.spec.n_vocab) * 200 + decoder.largest_matrix_bytes();
     plan.available = available_memory();
@@ -58,12 +62,20 @@ MemoryPlan plan_with(const kernels::Device& device, const Decoder& decoder, cons
 /// The context that is asked for, or the model's own reduced to what memory allows.
 MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options,
                           const Log& log) {
+    if (options.max_streams < 1 || options.max_streams > max_streams_limit)
+        fail(Code::invalid_argument, "max_streams is ", options.max_streams, "; it must lie in 1..", max_streams_limit);
+    if (options.compute == kernels::Compute::exact && options.cache_mode != kernels::KvSpec::f16)
+        fail(Code::invalid_argument, "compute exact keeps its cache in FP32; leave cache_mode out");
+    if (options.cache_tokens > 0 && options.ctx > options.cache_tokens)
+        fail(Code::invalid_argument, "ctx is ", options.ctx, " and cache_tokens ", options.cache_tokens,
+             "; the cache must hold at least one whole context");
     const int32_t own = decoder.spec.max_positions;
     if (options.ctx > 0) {
         if (options.ctx > own && log)
             log(concat("context ", options.ctx, " is above the model's own ", own, "; text may fall apart beyond it"));
         return plan_with(device, decoder, options, options.ctx);
     }
+    if (options.cache_tokens > 0) return plan_with(device, decoder, options, std::min(own, options.cache_tokens));
     MemoryPlan plan = plan_with(device, decoder, options, own);
     if (plan.available == 0 || plan.total() <= plan.available) return plan;
     // The cache grows in proportion to the context: halve until it fits.
@@ -78,16 +90,17 @@ MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder,
     return plan;
 }
 
-void refuse_if_too_large(const MemoryPlan& plan, const std::string& folder) {
+void refuse_if_too_large(const MemoryPlan& plan, const LoadOptions& options, const std::string& folder) {
     if (plan.available == 0 || plan.total() <= plan.available) return;
     const uint64_t fixed = plan.total() - plan.kv_cache;
-    const uint64_t per_token = std::max<uint64_t>(1, plan.kv_cache / uint64_t(plan.ctx));
+    const uint64_t per_token = std::max<uint64_t>(1, plan.kv_cache / uint64_t(plan.cache_tokens));
     const uint64_t fits =
         plan.available > fixed ? (plan.available - fixed) / per_token / kv_block_tokens * kv_block_tokens : 0;
+    const char* option = options.cache_tokens > 0 ? "--option cache_tokens=" : "--ctx ";
     fail(Code::resource_exhausted, folder, ": needs ", plan.total() >> 20, " MiB (weights ", plan.weights >> 20,
-         ", cache of ", plan.ctx, " tokens ", plan.kv_cache >> 20, ", scratch ", plan.scratch >> 20, ", other ",
-         plan.other >> 20, ") and ", plan.available >> 20, " MiB are available; ",
-         fits > 0 ? concat("a context of ", fits, " tokens would fit (--ctx ", fits, ")")
+         ", cache of ", plan.cache_tokens, " tokens ", plan.kv_cache >> 20, ", scratch ", plan.scratch >> 20,
+         ", other ", plan.other >> 20, ") and ", plan.available >> 20, " MiB are available; ",
+         fits > 0 ? concat("a context of ", fits, " tokens would fit (", option, fits, ")")
                   : "even without a context it does not fit");
 }
 
@@ -111,6 +124,7 @@ std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& form
     if (model->tokenizer_->size() > decoder.spec.n_vocab)
         fail(Code::invalid_argument, folder.name(), ": the tokenizer has ", model->tokenizer_->size(),
              " ids and the model ", decoder.spec.n_vocab, "; the files do not belong together");
+    model->token_texts_ = std::make_unique<TokenTexts>(*model->tokenizer_);
     model->stop_ids_ = find_stop_ids(decoder.config, *model->tokenizer_);
     if (log)
         for (const std::string& warning : decoder.warnings) log(warning);
@@ -121,65 +135,16 @@ std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& form
 
     model->device_ = make_device(options);
     const MemoryPlan plan = choose_context(*model->device_, decoder, options, log);
-    refuse_if_too_large(plan, folder.name());
+    refuse_if_too_large(plan, options, folder.name());
     model->ctx_ = plan.ctx;
     decoder.spec.max_positions = plan.ctx;
     decoder.spec.compute = options.compute;
-    model->load_weights(folder, format, progress);
-    const kernels::KvSpec kv = kv_spec(options, plan.ctx);
+    load_weights(folder, format, decoder, *model->device_, progress);
+    const kernels::KvSpec kv = kv_spec(options, plan.cache_tokens);
     check(model->device_->make_kv(decoder.spec, kv, &model->kv_), folder.name());
-    check(model->device_->prepare(decoder.spec, max_step_rows, max_step_wanted), folder.name());
-    for (int32_t b = kv.n_blocks; b-- > 0;) model->free_blocks_.push_back(b);
+    check(model->device_->prepare(decoder.spec, max_step_rows, step_wanted(options)), folder.name());
+    model->blocks_ = std::make_unique<BlockPool>(kv.n_blocks, kv_block_tokens);
     return model;
-}
-
-void Model::load_weights(const ModelFolder& folder, const Format& format, const Progress& progress) {
-    uint64_t total = 1, done = 0;
-    for (const LinearPart& l : decoder_.linears) total += l.stored_bytes;
-    for (const LinearPart& l : decoder_.linears) {
-        if (progress && !progress(double(done) / double(total), "loading weights"))
-            fail(Code::cancelled, "loading was cancelled");
-        kernels::Matrix matrix;
-        if (l.quantised) {
-            const kernels::QuantSource source =
-                format.open(folder, l.module, l.shape.in_features, l.shape.out_features);
-            check(device_->pack(source, &matrix), concat(folder.name(), ": ", l.module));
-        } else {
-            const std::string weight = l.module + ".weight";
-            const uint64_t row_bytes = uint64_t(l.shape.in_features) * (l.shape.dtype == kernels::DType::f32 ? 4 : 2);
-            kernels::DenseSource source;
-            source.in_features = l.shape.in_features;
-            source.out_features = l.shape.out_features;
-            source.dtype = l.shape.dtype;
-            source.read_rows = [&](int32_t row0, int32_t rows, void* out) -> Status {
-                folder.read_rows(weight, row0, rows,
-                                 {static_cast<std::byte*>(out), size_t(uint64_t(rows) * row_bytes)});
-                return {};
-            };
-            if (!l.bias_tensor.empty()) source.bias = folder.read_f32(l.bias_tensor, l.shape.out_features);
-            check(device_->pack(source, &matrix), concat(folder.name(), ": ", weight));
-        }
-        if (l.slot)
-            decoder_.spec.layers[size_t(l.layer)].*l.slot = matrix;
-        else
-            decoder_.spec.*l.model_slot = matrix;
-        done += l.stored_bytes;
-    }
-    if (decoder_.tied) {
-        kernels::ModelSpec& spec = decoder_.spec;
-        (spec.embedding.id ? spec.head : spec.embedding) = spec.embedding.id ? spec.embedding : spec.head;
-    }
-    for (const NormPart& n : decoder_.norms) {
-        std::vector<float> values = folder.read_f32(n.tensor);
-        // (heads, head_dim) is one row repeated; rows that differ would be another computation.
-        for (size_t i = size_t(n.size); i < values.size(); ++i)
-            if (values[i] != values[i - size_t(n.size)])
-                fail(Code::unimplemented, folder.name(), ": ", n.tensor,
-                     " differs from head to head, which is not supported");
-        kernels::NormSpec& spec = n.slot ? decoder_.spec.layers[size_t(n.layer)].*n.slot : decoder_.spec.final_norm;
-        check(device_->upload(std::span(values).first(size_t(n.size)), &spec.weight),
-              concat(folder.name(), ": ", n.tensor));
-    }
 }
 
 std::vector<int32_t> find_stop_ids(const ModelConfig& config, const Tokenizer& tokenizer) {

@@ -6,8 +6,8 @@
 
 namespace quantplug::engine {
 
-/// Types default, linear and llama3 (formulas: transformers' modeling_rope_utils.py); any other is refused by name,
-/// never guessed.
+/// Types default, linear, dynamic (HunYuan's constant `alpha` too), llama3, yarn, longrope and mrope (whose three
+/// positions are equal in text) by transformers' modeling_rope_utils.py; any other is refused by name, never guessed.
 kernels::RopeSpec rope_spec(const RopeConfig& rope, int32_t head_dim);
 
 }  // namespace quantplug::engine

@@ -25,6 +25,14 @@ constexpr std::array options = {
            nullptr, 0, 1024},
     Option{QP_OPTION_INT, "ctx", "tokens of context; 0: the model's own, or what memory allows", "0", nullptr, 0,
            int64_t(1) << 24},
+    Option{QP_OPTION_INT, "max_streams", "generations that run at once; more wait for their turn", "16", nullptr, 1,
+           max_streams_limit},
+    Option{QP_OPTION_INT, "cache_tokens", "tokens that the cache holds of all generations together; 0: as many as ctx",
+           "0", nullptr, 0, int64_t(1) << 24},
+    Option{QP_OPTION_CHOICE, "cache_mode",
+           "keys and values in the cache: f16 (FP32 where compute is exact), q8 or q4, which take half and a quarter of "
+           "the memory",
+           "f16", "f16|q8|q4", 0, 0},
     Option{QP_OPTION_BOOL, "vocab_only", "1: the tokenizer and the facts alone, no weights", "0", nullptr, 0, 1},
 };
 
@@ -49,6 +57,11 @@ engine::LoadOptions parse_load_options(const backend::LoadOptions& given) {
     out.compute = given.text("compute") == "exact" ? kernels::Compute::exact : kernels::Compute::standard;
     out.threads = int32_t(given.integer("threads"));
     out.ctx = int32_t(given.integer("ctx"));
+    out.max_streams = int32_t(given.integer("max_streams"));
+    out.cache_tokens = int32_t(given.integer("cache_tokens"));
+    const std::string mode = given.text("cache_mode");
+    if (mode == "q8") out.cache_mode = kernels::KvSpec::q8;
+    if (mode == "q4") out.cache_mode = kernels::KvSpec::q4;
     out.vocab_only = given.flag("vocab_only");
     return out;
 }

@@ -1,8 +1,7 @@
 #include "engine/plugin/plugin_model.h"
 
 #include "engine/base/error.h"
-#include "engine/checkpoint/folder.h"
-#include "engine/generate/generate.h"
+#include "engine/generate/generation.h"
 #include "engine/generate/score.h"
 #include "engine/plugin/load_options.h"
 
@@ -44,19 +43,6 @@ class PluginLogits : public backend::LogitsSession {
     LogitsPass pass_;
 };
 
-Sampling sampling_of(const qp_sampling& in) {
-    Sampling out;
-    if (in.set & QP_SET_TEMPERATURE) out.temperature = in.temperature;
-    // A sampler without a temperature draws from the distribution as it is.
-    else if (in.set & (QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P))
-        out.temperature = 1;
-    if (in.set & QP_SET_TOP_K) out.top_k = in.top_k;
-    if (in.set & QP_SET_TOP_P) out.top_p = in.top_p;
-    if (in.set & QP_SET_MIN_P) out.min_p = in.min_p;
-    if (in.set & QP_SET_SEED) out.seed = in.seed;
-    return out;
-}
-
 uint32_t reason_of(Finish finish) {
     switch (finish) {
         case Finish::stop:
@@ -72,17 +58,79 @@ uint32_t reason_of(Finish finish) {
     return QP_FINISH_ERROR;
 }
 
-/// Passes one event on; false cancels.
-bool forward(const GenerateEvent& event, backend::Emitter& emitter) {
-    if (event.kind == GenerateEvent::prefill) return emitter.prefill(event.n_done);
-    if (event.new_tokens.empty() && event.text.empty()) return !emitter.cancelled();
+/// The arrays of an event, as long as it lives.
+class TokenArrays {
+ public:
+    explicit TokenArrays(const GenerateEvent& event) {
+        for (const GeneratedToken& t : event.new_tokens) {
+            tokens.push_back({t.id, t.logprob, uint32_t(top.size()), uint32_t(t.top.size())});
+            for (const TokenLogprob& p : t.top) top.push_back({p.id, p.logprob});
+        }
+    }
     std::vector<qp_token> tokens;
     std::vector<qp_top> top;
-    for (const GeneratedToken& t : event.new_tokens) {
-        tokens.push_back({t.id, t.logprob, uint32_t(top.size()), uint32_t(t.top.size())});
-        for (const TokenLogprob& p : t.top) top.push_back({p.id, p.logprob});
+};
+
+/// Passes one event on; false cancels.
+bool forward(const GenerateEvent& event, backend::Emitter& emitter) {
+    emitter.cached(event.n_cached);
+    if (event.kind == GenerateEvent::prefill) return emitter.prefill(event.n_done);
+    if (event.new_tokens.empty() && event.text.empty()) return !emitter.cancelled();
+    const TokenArrays arrays(event);
+    return emitter.tokens(arrays.tokens.data(), uint32_t(arrays.tokens.size()), arrays.top.data(),
+                          uint32_t(arrays.top.size()), event.text);
+}
+
+bool forward(uint64_t request, const GenerateEvent& event, backend::EngineEvents& events) {
+    const TokenArrays arrays(event);
+    qp_event out = make<qp_event>();
+    out.n_done = event.n_done;
+    out.n_prompt = event.n_prompt;
+    out.n_generated = event.n_generated;
+    out.n_cached = event.n_cached;
+    out.stop_id = event.stop_id;
+    if (!event.new_tokens.empty() || !event.text.empty()) {
+        out.kind = QP_EVENT_TOKENS;
+        out.n_tokens = uint32_t(arrays.tokens.size());
+        out.n_top = uint32_t(arrays.top.size());
+        out.tokens = arrays.tokens.data();
+        out.top = arrays.top.data();
+        out.text = event.text.data();
+        out.text_size = event.text.size();
     }
-    return emitter.tokens(tokens.data(), uint32_t(tokens.size()), top.data(), uint32_t(top.size()), event.text);
+    if (event.kind != GenerateEvent::end) return events.emit(request, out);
+    // Text that was held back for a stop string is owed when a step fails.
+    if (!event.text.empty()) events.emit(request, out);
+    out.kind = QP_EVENT_END;
+    out.n_tokens = out.n_top = 0;
+    out.tokens = nullptr;
+    out.top = nullptr;
+    out.text = nullptr;
+    out.text_size = 0;
+    out.prefill_seconds = event.prefill_seconds;
+    out.decode_seconds = event.decode_seconds;
+    out.ignored = event.tag;
+    out.finish_reason = reason_of(event.finish);
+    if (event.finish == Finish::cancelled) out.status = QP_CANCELLED;
+    if (event.finish == Finish::error) {
+        out.status = int32_t(event.code);
+        out.error = event.error.c_str();
+    }
+    return events.emit(request, out);
+}
+
+GenerateRequest request_of(const backend::GenerateParams& params, int32_t n_vocab) {
+    GenerateRequest request;
+    request.prompt.assign(params.prompt.begin(), params.prompt.end());
+    request.sampling = sampling_of(params.sampling, n_vocab);
+    request.stop.assign(params.stop.begin(), params.stop.end());
+    request.stop_ids.assign(params.stop_ids.begin(), params.stop_ids.end());
+    request.ignore_eos = params.ignore_eos;
+    request.special_text = params.special_text;
+    request.max_tokens = int32_t(std::min<uint32_t>(params.max_tokens, INT32_MAX));
+    request.n_top = int32_t(params.n_top);
+    request.tag = params.ignored;
+    return request;
 }
 
 }  // namespace
@@ -108,26 +156,15 @@ void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::st
     copy_text(out.warnings, warnings);
 }
 
-qp_sampling recommended_sampling(const ModelFolder& folder) {
-    const JsonObject config = folder.generation_config();
-    qp_sampling out = make<qp_sampling>();
-    const auto set = [&](uint64_t bit, double& field, const std::optional<double>& value, double least, double most) {
-        if (!value || !(*value >= least && *value <= most)) return;
-        field = *value;
-        out.set |= bit;
-    };
-    set(QP_SET_TEMPERATURE, out.temperature, config.number("temperature"), 0, 1e6);
-    set(QP_SET_TOP_P, out.top_p, config.number("top_p"), 0, 1);
-    set(QP_SET_MIN_P, out.min_p, config.number("min_p"), 0, 1);
-    if (const auto k = config.integer("top_k"); k && *k > 0 && *k < INT32_MAX) {
-        out.top_k = int32_t(*k);
-        out.set |= QP_SET_TOP_K;
-    }
-    if (config.boolean("do_sample") == std::optional<bool>(false)) {
-        out.temperature = 0;
-        out.set |= QP_SET_TEMPERATURE;
-    }
-    return out;
+PluginModel::PluginModel(std::unique_ptr<engine::Model> model, const qp_sampling& sampling, std::string format,
+                         uint64_t file_bytes)
+    : model_(std::move(model)), sampling_(sampling), format_(std::move(format)), file_bytes_(file_bytes) {
+    if (model_->has_weights()) scheduler_ = std::make_unique<Scheduler>(*model_);
+}
+
+Scheduler& PluginModel::scheduler() const {
+    if (!scheduler_) fail(Code::failed_precondition, "the model was loaded with vocab_only: it has no weights");
+    return *scheduler_;
 }
 
 void PluginModel::info(qp_model_info& out) const {
@@ -154,19 +191,9 @@ std::unique_ptr<backend::Detokenizer> PluginModel::detokenizer(uint32_t flags) c
 }
 
 backend::Finish PluginModel::generate(const backend::GenerateParams& params, backend::Emitter& emitter) {
-    GenerateRequest request;
-    request.prompt.assign(params.prompt.begin(), params.prompt.end());
-    request.sampling = sampling_of(params.sampling);
-    request.stop.assign(params.stop.begin(), params.stop.end());
-    request.stop_ids.assign(params.stop_ids.begin(), params.stop_ids.end());
-    request.ignore_eos = params.ignore_eos;
-    request.special_text = params.special_text;
-    request.max_tokens = int32_t(std::min<uint32_t>(params.max_tokens, INT32_MAX));
-    request.n_top = int32_t(params.n_top);
-
     backend::Finish out;
-    const Finish finish = engine::generate(
-        *model_, request,
+    const Finish finish = scheduler().generate(
+        request_of(params, model_->n_vocab()),
         [&](const GenerateEvent& event) {
             if (event.kind != GenerateEvent::end) return forward(event, emitter);
             out.stop_id = event.stop_id;
@@ -178,6 +205,37 @@ backend::Finish PluginModel::generate(const backend::GenerateParams& params, bac
         [&] { return emitter.cancelled(); });
     out.reason = reason_of(finish);
     return out;
+}
+
+uint64_t PluginModel::submit(const backend::GenerateParams& params) {
+    return scheduler().submit(request_of(params, model_->n_vocab()));
+}
+
+uint64_t PluginModel::step(int32_t wait_ms, backend::EngineEvents& events) {
+    return scheduler().step(wait_ms, [&](uint64_t request, const GenerateEvent& event) {
+        return forward(request, event, events);
+    });
+}
+
+void PluginModel::cancel(uint64_t request) { scheduler().cancel(request); }
+
+void PluginModel::wake() {
+    if (scheduler_) scheduler_->wake();
+}
+
+void PluginModel::engine_status(qp_engine_status& out) const {
+    const ScheduleStatus s = scheduler().status();
+    out.n_running = uint32_t(s.n_running);
+    out.n_waiting = uint32_t(s.n_waiting);
+    out.n_streams_max = uint32_t(s.n_streams_max);
+    out.block_tokens = uint32_t(kv_block_tokens);
+    out.n_blocks = uint32_t(s.blocks.total);
+    out.n_blocks_used = uint32_t(s.blocks.used);
+    out.n_blocks_cached = uint32_t(s.blocks.cached);
+    out.n_steps = s.n_steps;
+    out.n_prompt_tokens = s.n_prompt_tokens;
+    out.n_cached_tokens = s.n_cached_tokens;
+    out.n_generated_tokens = s.n_generated_tokens;
 }
 
 void PluginModel::score(backend::Ids ids, float* logprobs, backend::Progress& progress) {

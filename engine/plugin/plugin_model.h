@@ -6,6 +6,8 @@
 #include <string>
 
 #include "engine/model/model.h"
+#include "engine/schedule/scheduler.h"
+#include "engine/plugin/sampling_map.h"
 
 namespace quantplug::engine {
 
@@ -13,17 +15,14 @@ namespace quantplug::engine {
 void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::string& format, uint64_t file_bytes,
                qp_model_info& out);
 
-/// What a folder's generation_config.json recommends; an explicit do_sample: false is temperature 0.
-qp_sampling recommended_sampling(const ModelFolder& folder);
-
 class PluginModel : public backend::Model {
  public:
     PluginModel(std::unique_ptr<engine::Model> model, const qp_sampling& sampling, std::string format,
-                uint64_t file_bytes)
-        : model_(std::move(model)), sampling_(sampling), format_(std::move(format)), file_bytes_(file_bytes) {}
+                uint64_t file_bytes);
 
     void info(qp_model_info& out) const override;
     void default_sampling(qp_sampling& out) const override { out = sampling_; }
+    uint64_t supported_sampling() const override { return supported_sampling_mask; }
     std::vector<int32_t> tokenize(std::string_view text, uint32_t flags) const override;
     std::string detokenize(backend::Ids ids, uint32_t flags) const override;
     std::unique_ptr<backend::Detokenizer> detokenizer(uint32_t flags) const override;
@@ -31,8 +30,17 @@ class PluginModel : public backend::Model {
     void score(backend::Ids ids, float* logprobs, backend::Progress& progress) override;
     std::unique_ptr<backend::LogitsSession> open_logits(std::vector<int32_t> ids) override;
 
+    uint64_t submit(const backend::GenerateParams& params) override;
+    uint64_t step(int32_t wait_ms, backend::EngineEvents& events) override;
+    void cancel(uint64_t request) override;
+    void wake() override;
+    void engine_status(qp_engine_status& out) const override;
+
  private:
+    Scheduler& scheduler() const;  // FAILED_PRECONDITION where there are no weights
+
     std::unique_ptr<engine::Model> model_;
+    std::unique_ptr<Scheduler> scheduler_;
     qp_sampling sampling_;
     std::string format_;
     uint64_t file_bytes_;

@@ -10,26 +10,10 @@
 namespace quantplug::engine {
 namespace {
 
-constexpr std::string_view marker = "\xE2\x96\x81";  // U+2581, SentencePiece's space
-constexpr size_t scan_limit = 40;                    // symbols; a longer word takes the heap
+constexpr size_t scan_limit = 40;  // symbols; a longer word takes the heap
 
 uint64_t pair_key(int32_t left, int32_t right) {
     return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
-
-// The next place behind `from` where U+2581 follows another character, or the end.
-size_t next_marker(std::string_view text, size_t from) {
-    while (from < text.size()) {
-        const size_t at = text.find(marker, from);
-        if (at == std::string_view::npos) return text.size();
-        if (at >= marker.size() && text.substr(at - marker.size(), marker.size()) == marker) {
-            from = at + marker.size();
-            continue;
-        }
-        if (at > 0) return at;
-        from = at + marker.size();
-    }
-    return text.size();
 }
 
 }  // namespace
@@ -54,38 +38,41 @@ MergeTable::Merge MergeTable::find(int32_t left, int32_t right) const {
 }
 
 Bpe::Bpe(Vocab vocab, MergeTable merges, const BpeOptions& options)
-    : vocab_(std::move(vocab)), merges_(std::move(merges)), options_(options) {
+    : WordModel(std::move(vocab)), merges_(std::move(merges)), options_(options), byte_tokens_(vocab_) {
     if (!options_.unk_token.empty()) unk_id_ = vocab_.find(options_.unk_token);
-    static constexpr char digits[] = "0123456789ABCDEF";
     for (size_t b = 0; b < 256; ++b) {
         std::string mapped;
         append_utf8(mapped, byte_to_char(static_cast<uint8_t>(b)));
         byte_ids_[b] = vocab_.find(mapped);
-        fallback_ids_[b] = vocab_.find(std::string("<0x") + digits[b >> 4] + digits[b & 15] + ">");
     }
     // Where no merge joins another character to a following marker, no merge can cross that place: a text is cut there,
     // and its parts are short enough for the cache. The marker itself must be a token, so that unknown characters fuse
     // on one side only.
-    cut_at_markers_ = !options_.raw_bytes && vocab_.find(marker) >= 0;
+    cut_at_markers_ = !options_.raw_bytes && vocab_.find(space_marker) >= 0;
     if (cut_at_markers_)
         merges_.for_each_id([&](int32_t id) {
             const std::string_view token = vocab_.token(id);
-            if (next_marker(token, 0) < token.size()) cut_at_markers_ = false;
+            if (next_space_marker(token, 0) < token.size()) cut_at_markers_ = false;
         });
 }
 
-void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& out) const {
+std::string_view Bpe::kind() const {
+    if (options_.raw_bytes) return "byte-level BPE";
+    return options_.byte_fallback ? "BPE with byte fallback" : "BPE";
+}
+
+void Bpe::encode(std::string_view word, WordScratch& any_scratch, std::vector<int32_t>& out) const {
     if (word.empty()) return;
+    auto& scratch = static_cast<BpeScratch&>(any_scratch);
+    if (!cut_at_markers_) return encode_part(word, scratch, out);
     if (options_.ignore_merges) {
-        const int32_t id = options_.raw_bytes ? vocab_.find(map_bytes(word)) : vocab_.find(word);
-        if (id >= 0) {
+        if (const int32_t id = vocab_.find(word); id >= 0) {
             out.push_back(id);
             return;
         }
     }
-    if (!cut_at_markers_) return encode_part(word, scratch, out);
     for (size_t begin = 0; begin < word.size();) {
-        const size_t end = next_marker(word, begin + 1);
+        const size_t end = next_space_marker(word, begin + 1);
         encode_part(word.substr(begin, end - begin), scratch, out);
         begin = end;
     }
@@ -96,6 +83,14 @@ void Bpe::encode_part(std::string_view part, BpeScratch& scratch, std::vector<in
     const size_t hash = cached ? WordCache::hash(part) : 0;
     if (cached && cache_.get(part, hash, out)) return;
 
+    if (options_.ignore_merges && !cut_at_markers_) {
+        const int32_t id = options_.raw_bytes ? vocab_.find(map_bytes(part)) : vocab_.find(part);
+        if (id >= 0) {
+            out.push_back(id);
+            if (cached) cache_.put(part, hash, &id, 1);
+            return;
+        }
+    }
     scratch.ids.clear();
     first_symbols(part, scratch.ids);
     const auto n = static_cast<int32_t>(scratch.ids.size());
@@ -137,12 +132,7 @@ void Bpe::first_symbols(std::string_view part, std::vector<int32_t>& ids) const 
         if (options_.raw_bytes) append_utf8(mapped, byte_to_char(byte));
         const std::string_view unknown = options_.raw_bytes ? std::string_view(mapped) : part.substr(i, length);
         i += length;
-        if (options_.byte_fallback && std::all_of(unknown.begin(), unknown.end(), [&](char b) {
-                return fallback_ids_[static_cast<uint8_t>(b)] >= 0;
-            })) {
-            for (char b : unknown) ids.push_back(fallback_ids_[static_cast<uint8_t>(b)]);
-            continue;
-        }
+        if (options_.byte_fallback && byte_tokens_.append(unknown, ids)) continue;
         if (options_.unk_token.empty()) continue;
         if (unk_id_ < 0)
             fail(Code::failed_precondition, "the tokenizer's unk_token ", in_quotes(options_.unk_token),

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/tokenizer/vocab.h"
 #include "engine/tokenizer/word_cache.h"
+#include "engine/tokenizer/word_model.h"
 
 namespace quantplug::engine {
 
@@ -53,7 +53,7 @@ class MergeTable {
 };
 
 /// Buffers of one encode call.
-struct BpeScratch {
+struct BpeScratch final : WordScratch {
     struct Symbol {
         int32_t id, previous, next;
         MergeTable::Merge merge;  // with the next symbol
@@ -67,17 +67,13 @@ struct BpeScratch {
     std::vector<int32_t> ids;
 };
 
-class Bpe {
+class Bpe final : public WordModel {
  public:
-    /// `vocab` holds the model's tokens only, no added ones.
     Bpe(Vocab vocab, MergeTable merges, const BpeOptions& options);
 
-    /// Appends the ids of a word. Errors: failed_precondition (an unknown character, and the unk token is not in the
-    /// vocabulary).
-    void encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& out) const;
-
-    const Vocab& vocab() const { return vocab_; }
-    const BpeOptions& options() const { return options_; }
+    std::unique_ptr<WordScratch> make_scratch() const override { return std::make_unique<BpeScratch>(); }
+    void encode(std::string_view word, WordScratch& scratch, std::vector<int32_t>& out) const override;
+    std::string_view kind() const override;
 
  private:
     void encode_part(std::string_view part, BpeScratch& scratch, std::vector<int32_t>& out) const;
@@ -85,13 +81,12 @@ class Bpe {
     void merge_few(BpeScratch& scratch) const;   // scans for the lowest rank
     void merge_many(BpeScratch& scratch) const;  // keeps a heap
 
-    Vocab vocab_;
     MergeTable merges_;
     BpeOptions options_;
     int32_t unk_id_ = -1;
-    std::array<int32_t, 256> byte_ids_{};      // of byte_to_char(b), -1: none
-    std::array<int32_t, 256> fallback_ids_{};  // of <0xHH>, -1: none
-    bool cut_at_markers_ = false;              // no merge crosses from another character to U+2581
+    std::array<int32_t, 256> byte_ids_{};  // of byte_to_char(b), -1: none
+    ByteTokens byte_tokens_;               // for byte_fallback
+    bool cut_at_markers_ = false;          // no merge crosses from another character to U+2581
     mutable WordCache cache_;
 };
 

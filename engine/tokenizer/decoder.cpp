@@ -68,7 +68,7 @@ std::string_view strip_token(std::string_view token, const DecoderStage& stage) 
     return token;
 }
 
-std::string replace_character(std::string_view token, std::string_view from, std::string_view to) {
+std::string replace_text(std::string_view token, std::string_view from, std::string_view to) {
     std::string out;
     for (size_t i = 0; i < token.size();) {
         if (token.substr(i).starts_with(from)) {
@@ -142,8 +142,13 @@ void TextDecoder::add(const nlohmann::json& json, std::string_view name) {
         const std::string scheme =
             json.contains("prepend_scheme") ? string_field(json, "prepend_scheme", name) : "always";
         stage.start = scheme != "never" && bool_field(json, "add_prefix_space", true, name) ? 1 : 0;
+    } else if (type == "BPEDecoder") {
+        stage.kind = Kind::suffix;
+        stage.text = json.contains("suffix") ? string_field(json, "suffix", name) : "</w>";
+        if (stage.text.empty()) fail(Code::invalid_argument, name, ": a BPEDecoder's suffix is empty");
     } else {
-        fail(Code::unimplemented, name, ": decoder '", type, "' is not supported yet");
+        fail(Code::unimplemented, name, ": decoder '", type,
+             "' is not supported: no tokenizer of a model that generates text is known to use it");
     }
     stages_.push_back(std::move(stage));
 }
@@ -210,7 +215,11 @@ void DecoderRun::step(size_t index, Tokens& tokens) {
                 out.push_back(std::move(token));
                 break;
             case Kind::metaspace:
-                out.push_back(replace_character(token, stage.text, stage.start != 0 && !state.any ? "" : " "));
+                out.push_back(replace_text(token, stage.text, stage.start != 0 && !state.any ? "" : " "));
+                break;
+            case Kind::suffix:
+                if (state.any) out.push_back(replace_text(state.held, stage.text, " "));
+                state.held = std::move(token);
                 break;
             case Kind::join:
                 out.push_back(state.any ? " " + token : token);
@@ -226,6 +235,7 @@ void DecoderRun::flush(size_t index, Tokens& tokens) {
     const Kind kind = stages_[index].kind;
     if (kind == Kind::byte_level) tokens.push_back(take_characters(state.held, true));
     if (kind == Kind::byte_fallback && !state.held.empty()) tokens.push_back(byte_run(state.held));
+    if (kind == Kind::suffix && state.any) tokens.push_back(replace_text(state.held, stages_[index].text, ""));
     state = {};  // what strip holds back is gone for good; the run can start over
 }
 

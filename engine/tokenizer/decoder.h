@@ -20,6 +20,7 @@ struct DecoderStage {
         replace,
         strip,      // up to `start` characters `text` in front of each token, up to `stop` behind
         metaspace,  // the character `text` is a space; nothing in the first token if `start`
+        suffix,     // `text` is a space; nothing in the last token
         join,       // a space between tokens: there is no decoder
     };
     Kind kind;
@@ -32,7 +33,7 @@ struct DecoderStage {
 class TextDecoder {
  public:
     /// The object of the key "decoder", or null. Known: ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace,
-    /// Sequence.
+    /// BPEDecoder, Sequence.
     static TextDecoder parse(const nlohmann::json& json, std::string_view name);
 
     /// SentencePiece's decoding: U+2581 is a space, bytes, one leading space off if `strip_leading_space`.
@@ -60,7 +61,8 @@ class DecoderRun {
 
  private:
     struct State {
-        std::string held;      // bytes of an unfinished character or byte run; characters that strip may take
+        // Bytes of an unfinished character or byte run; characters that strip may take; the token before.
+        std::string held;
         bool any = false;      // a token has passed
         int32_t stripped = 0;  // characters taken in front
         bool inside = false;   // strip: past what it takes in front

@@ -3,34 +3,27 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
+#include "engine/tokenizer/added_vocabulary.h"
 #include "engine/tokenizer/json_fields.h"
+#include "engine/tokenizer/model_builder.h"
 #include "engine/tokenizer/utf8.h"
 
 namespace quantplug::engine {
 namespace {
 
 constexpr size_t text_limit = 1u << 28;  // positions in a text are 32 bits, and normalising may make it longer
-constexpr int32_t id_slack = 1 << 16;    // ids may have holes, this many in all
-
-int32_t id_limit(size_t n_entries) { return static_cast<int32_t>(std::min<size_t>(n_entries, 1u << 30)) + id_slack; }
-
-std::string option_string(const nlohmann::json& model, const char* key, std::string_view name) {
-    const auto it = model.find(key);
-    if (it == model.end() || it->is_null()) return {};
-    if (!it->is_string()) fail(Code::invalid_argument, name, ": the model's '", key, "' is no string");
-    return it->get<std::string>();
-}
 
 }  // namespace
 
 HfTokenizer::HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::string_view name)
     : normalizer_(Normalizer::parse(file.normalizer, name)),
       pre_tokenizer_(PreTokenizer::parse(file.pre_tokenizer, name)),
-      model_(make_model(file, pre_tokenizer_.raw_bytes(), name)),
-      added_(make_added(file, name)),
+      model_(make_word_model(file, pre_tokenizer_.raw_bytes(), name)),
+      added_(make_added(merge_added_tokens(std::move(file.added), names, model_->vocab()), name)),
       matcher_(make_matcher()),
-      decoder_(TextDecoder::parse(file.decoder, name)) {
-    size_ = model_.vocab().size();
+      decoder_(TextDecoder::parse(file.decoder, name)),
+      kind_(concat(file.source, " (", model_->kind(), ")")) {
+    size_ = model_->vocab().size();
     if (!added_.empty()) size_ = std::max(size_, added_.back().token.id + 1);
     template_ = Template::parse(file.post_processor, size_, name);
 
@@ -38,84 +31,25 @@ HfTokenizer::HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::st
     bos_id_ = id_of(names.bos);
     eos_id_ = id_of(names.eos);
     if (names.bos.empty() && !template_.before.empty()) bos_id_ = template_.before.front();
-    // An explicit add_bos_token wins over the template, as in transformers.
-    if (names.add_bos && bos_id_) {
-        std::erase(template_.before, *bos_id_);
-        if (*names.add_bos) template_.before.insert(template_.before.begin(), *bos_id_);
-    }
+    // An explicit add_bos_token or add_eos_token wins over the template, as in transformers. Where only the second is
+    // said, a BOS of the template stays: transformers drops it, which no checkpoint can mean.
+    const auto only = [](bool wanted, std::optional<int32_t> id) {
+        return wanted && id ? std::vector<int32_t>{*id} : std::vector<int32_t>{};
+    };
+    if (names.add_bos) template_.before = only(*names.add_bos, bos_id_);
+    if (names.add_bos || names.add_eos) template_.after = only(names.add_eos.value_or(false), eos_id_);
 }
 
-Bpe HfTokenizer::make_model(const TokenizerFile& file, bool raw_bytes, std::string_view name) {
-    BpeOptions options;
-    options.raw_bytes = raw_bytes;
-    options.unk_token = option_string(file.model, "unk_token", name);
-    options.fuse_unk = bool_field(file.model, "fuse_unk", false, name);
-    options.byte_fallback = bool_field(file.model, "byte_fallback", false, name);
-    options.ignore_merges = bool_field(file.model, "ignore_merges", false, name);
-    for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-        if (!option_string(file.model, key, name).empty())
-            fail(Code::unimplemented, name, ": the model's '", key, "' is ",
-                 in_quotes(option_string(file.model, key, name)), ", which is not supported yet");
-    const auto dropout = file.model.find("dropout");
-    if (dropout != file.model.end() && !dropout->is_null() && !(dropout->is_number() && dropout->get<double>() == 0))
-        fail(Code::unimplemented, name,
-             ": the model's 'dropout' is not null: set it to null, a model is run without it");
-
-    const int32_t limit = id_limit(file.vocab.size() + file.added.size());
-    int32_t size = 0;
-    for (const TokenizerFile::Entry& entry : file.vocab) {
-        if (entry.id >= limit)
-            fail(Code::invalid_argument, name, ": token ", in_quotes(file.view(entry.token)), " has id ", entry.id,
-                 ", but there are only ", file.vocab.size(), " tokens");
-        size = std::max(size, entry.id + 1);
-    }
-    if (file.vocab.empty()) fail(Code::invalid_argument, name, ": the model's vocabulary is empty");
-    Vocab vocab;
-    vocab.reserve(size, file.vocab.size());
-    for (const TokenizerFile::Entry& entry : file.vocab) {
-        const std::string_view token = file.view(entry.token);
-        if (vocab.add(token, entry.id)) continue;
-        if (vocab.has(entry.id))
-            fail(Code::invalid_argument, name, ": id ", entry.id, " belongs to both ", in_quotes(vocab.token(entry.id)),
-                 " and ", in_quotes(token));
-        fail(Code::invalid_argument, name, ": token ", in_quotes(token), " is in the vocabulary twice");
-    }
-
-    MergeTable merges;
-    merges.reserve(file.merges.size());
-    std::string joined;
-    int32_t last_id = -1;
-    for (size_t rank = 0; rank < file.merges.size(); ++rank) {
-        const std::string_view left = file.view(file.merges[rank].left), right = file.view(file.merges[rank].right);
-        joined.assign(left).append(right);
-        const auto id_of = [&](std::string_view token) {
-            const int32_t id = vocab.find(token);
-            if (id < 0)
-                fail(Code::invalid_argument, name, ": merge ", rank, " needs token ", in_quotes(token),
-                     ", which is not in the vocabulary");
-            return id;
-        };
-        const int32_t left_id = id_of(left), right_id = id_of(right);
-        // Merges mostly come in the order of the tokens they make: the next token or the same again, found without a
-        // search.
-        if (vocab.token(last_id + 1) == joined)
-            ++last_id;
-        else if (vocab.token(last_id) != joined)
-            last_id = id_of(joined);
-        merges.set(left_id, right_id, {static_cast<uint32_t>(rank), last_id});
-    }
-    return Bpe(std::move(vocab), std::move(merges), options);
-}
-
-std::vector<HfTokenizer::Added> HfTokenizer::make_added(const TokenizerFile& file, std::string_view name) const {
-    const Vocab& vocab = model_.vocab();
-    const int32_t limit = id_limit(file.vocab.size() + file.added.size());
+std::vector<HfTokenizer::Added> HfTokenizer::make_added(const std::vector<AddedToken>& tokens,
+                                                        std::string_view name) const {
+    const Vocab& vocab = model_->vocab();
+    const int32_t limit = token_id_limit(static_cast<size_t>(vocab.size()) + tokens.size());
     std::vector<Added> out;
     RegexScratch scratch;
     uint64_t left = 0;  // bytes that all normal forms together may still take
-    for (const AddedToken& token : file.added) left += token.content.size();
+    for (const AddedToken& token : tokens) left += token.content.size();
     left = grown_text_limit(left);
-    for (const AddedToken& token : file.added) {
+    for (const AddedToken& token : tokens) {
         if (token.content.empty()) continue;
         Added added{token, token.content};
         // A token that the vocabulary has keeps its id there, whatever added_tokens says, as in Hugging Face's
@@ -123,7 +57,7 @@ std::vector<HfTokenizer::Added> HfTokenizer::make_added(const TokenizerFile& fil
         if (const int32_t id = vocab.find(token.content); id >= 0) added.token.id = id;
         if (added.token.id >= limit)
             fail(Code::invalid_argument, name, ": added token ", in_quotes(token.content), " has id ", added.token.id,
-                 ", but there are only ", file.vocab.size() + file.added.size(), " tokens");
+                 ", but there are only ", static_cast<size_t>(vocab.size()) + tokens.size(), " tokens");
         if (vocab.has(added.token.id) && vocab.token(added.token.id) != token.content)
             fail(Code::invalid_argument, name, ": id ", added.token.id, " belongs to both ",
                  in_quotes(vocab.token(added.token.id)), " and the added token ", in_quotes(token.content));
@@ -180,7 +114,7 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool sp
     const size_t first = out.size();
 
     PreTokenizerScratch scratch;
-    BpeScratch bpe_scratch;
+    const std::unique_ptr<WordScratch> word_scratch = model_->make_scratch();
     uint64_t left = grown_text_limit(text.size());  // bytes that the normalizer may still make
     for (const Segment& segment : matcher_.cut(text, false, special_text, scratch.regex)) {
         if (segment.id >= 0) {
@@ -199,7 +133,7 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool sp
             }
             for (const Word& word :
                  pre_tokenizer_.split({part.text, at_start && part.text.data() == piece.data()}, scratch))
-                model_.encode(word.text, bpe_scratch, out);
+                model_->encode(word.text, *word_scratch, out);
         }
     }
     if (bos == Bos::on && (out.size() == first || out[first] != *bos_id_)) out.insert(out.begin(), *bos_id_);
@@ -213,8 +147,8 @@ bool HfTokenizer::decoder_text(int32_t id, bool special_text, std::string_view& 
         out = token->normal_form;
         return true;
     }
-    if (!model_.vocab().has(id)) return false;
-    out = model_.vocab().token(id);
+    if (!model_->vocab().has(id)) return false;
+    out = model_->vocab().token(id);
     return true;
 }
 
@@ -223,7 +157,7 @@ std::unique_ptr<DecodeStream> HfTokenizer::decode_stream(bool special_text) cons
 }
 
 std::optional<int32_t> HfTokenizer::token_to_id(std::string_view token) const {
-    if (const int32_t id = model_.vocab().find(token); id >= 0) return id;
+    if (const int32_t id = model_->vocab().find(token); id >= 0) return id;
     for (const Added& added : added_)
         if (added.token.content == token) return added.token.id;
     return std::nullopt;
@@ -231,7 +165,7 @@ std::optional<int32_t> HfTokenizer::token_to_id(std::string_view token) const {
 
 std::string HfTokenizer::id_to_token(int32_t id) const {
     const Added* token = added(id);
-    return token ? token->token.content : std::string(model_.vocab().token(id));
+    return token ? token->token.content : std::string(model_->vocab().token(id));
 }
 
 bool HfTokenizer::is_special(int32_t id) const {
@@ -241,11 +175,6 @@ bool HfTokenizer::is_special(int32_t id) const {
 
 bool HfTokenizer::adds_bos() const {
     return bos_id_ && !template_.before.empty() && template_.before.front() == *bos_id_;
-}
-
-std::string_view HfTokenizer::kind() const {
-    if (pre_tokenizer_.raw_bytes()) return "tokenizer.json (byte-level BPE)";
-    return model_.options().byte_fallback ? "tokenizer.json (BPE with byte fallback)" : "tokenizer.json (BPE)";
 }
 
 }  // namespace quantplug::engine

@@ -1,4 +1,4 @@
-// A tokenizer made from a tokenizer.json with a BPE model.
+// A tokenizer in the stages of a tokenizer.json: added tokens, normalizer, pre-tokenizer, model, decoder.
 #pragma once
 
 #include <map>
@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "engine/tokenizer/added_tokens.h"
-#include "engine/tokenizer/bpe.h"
 #include "engine/tokenizer/decoder.h"
 #include "engine/tokenizer/normalizer.h"
 #include "engine/tokenizer/pre_tokenizer.h"
@@ -16,6 +15,7 @@
 #include "engine/tokenizer/template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/tokenizer_file.h"
+#include "engine/tokenizer/word_model.h"
 
 namespace quantplug::engine {
 
@@ -33,7 +33,7 @@ class HfTokenizer final : public Tokenizer {
     std::string id_to_token(int32_t id) const override;
     bool is_special(int32_t id) const override;
     bool adds_bos() const override;
-    std::string_view kind() const override;
+    std::string_view kind() const override { return kind_; }
 
     /// The spelling that the decoder gets; false where the id has none, or is special and !special_text.
     bool decoder_text(int32_t id, bool special_text, std::string_view& out) const;
@@ -44,20 +44,20 @@ class HfTokenizer final : public Tokenizer {
         AddedToken token;
         std::string normal_form;  // what text matches it and what is decoded
     };
-    static Bpe make_model(const TokenizerFile& file, bool raw_bytes, std::string_view name);
-    std::vector<Added> make_added(const TokenizerFile& file, std::string_view name) const;
+    std::vector<Added> make_added(const std::vector<AddedToken>& tokens, std::string_view name) const;
     AddedTokens make_matcher() const;
     const Added* added(int32_t id) const;
 
     Normalizer normalizer_;
     PreTokenizer pre_tokenizer_;
-    Bpe model_;
+    std::unique_ptr<const WordModel> model_;
     std::vector<Added> added_;  // by id
     AddedTokens matcher_;
     TextDecoder decoder_;
     Template template_;
     int32_t size_ = 0;
     std::optional<int32_t> bos_id_, eos_id_;
+    std::string kind_;
 };
 
 }  // namespace quantplug::engine

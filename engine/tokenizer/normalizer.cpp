@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/tokenizer/base64.h"
 #include "engine/tokenizer/json_fields.h"
 #include "engine/tokenizer/unicode_versions.h"
 #include "engine/tokenizer/utf8.h"
@@ -104,6 +105,48 @@ std::string_view strip(std::string_view text, bool left, bool right) {
     return text;
 }
 
+// sentencepiece's nmt rules: control characters go, line ends and invisible spaces become spaces.
+std::string nmt(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Char c = utf8_at(text, i);
+        const char32_t u = c.code;
+        const bool control =
+            (u >= 0x1 && u <= 0x8) || u == 0xB || (u >= 0xE && u <= 0x1F) || u == 0x7F || u == 0x8F || u == 0x9F;
+        const bool space = u == 0x9 || u == 0xA || u == 0xC || u == 0xD || u == 0x1680 ||
+                           (u >= 0x200B && u <= 0x200F) || u == 0x2028 || u == 0x2029 || u == 0x2581 || u == 0xFEFF ||
+                           u == 0xFFFD;
+        if (space)
+            out += ' ';
+        else if (!control)
+            out.append(text.substr(i, c.length));
+        i += c.length;
+    }
+    return out;
+}
+
+std::string strip_accents(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Char c = utf8_at(text, i);
+        const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(c.code));
+        const bool mark =
+            category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC || category == UTF8PROC_CATEGORY_ME;
+        const bool former_mark = c.code == 0x1CF2 || c.code == 0x1CF3;
+        if (!former_mark && !(mark && !find_range(kept_marks, c.code))) out.append(text.substr(i, c.length));
+        i += c.length;
+    }
+    return out;
+}
+
+Charsmap charsmap_field(const nlohmann::json& json, std::string_view name) {
+    const auto bytes = decode_base64(string_field(json, "precompiled_charsmap", name));
+    if (!bytes) fail(Code::invalid_argument, name, ": key 'precompiled_charsmap' is no base64");
+    return Charsmap::parse(*bytes, name);
+}
+
 }  // namespace
 
 Normalizer Normalizer::parse(const nlohmann::json& json, std::string_view name) {
@@ -130,6 +173,13 @@ void Normalizer::add(const nlohmann::json& json, std::string_view name) {
         step.kind = Kind::lowercase;
     } else if (type == "ByteLevel") {
         step.kind = Kind::byte_level;
+    } else if (type == "Nmt") {
+        step.kind = Kind::nmt;
+    } else if (type == "StripAccents") {
+        step.kind = Kind::strip_accents;
+    } else if (type == "Precompiled") {
+        step.kind = Kind::precompiled;
+        step.charsmap = charsmap_field(json, name);
     } else if (type == "Prepend") {
         step.kind = Kind::prepend;
         step.text = string_field(json, "prepend", name);
@@ -142,7 +192,8 @@ void Normalizer::add(const nlohmann::json& json, std::string_view name) {
         step.left = bool_field(json, "strip_left", true, name);
         step.right = bool_field(json, "strip_right", true, name);
     } else {
-        fail(Code::unimplemented, name, ": normalizer '", type, "' is not supported yet");
+        fail(Code::unimplemented, name, ": normalizer '", type,
+             "' is not supported: no tokenizer of a model that generates text is known to use it");
     }
     steps_.push_back(std::move(step));
 }
@@ -185,6 +236,18 @@ std::string Normalizer::apply(std::string_view input, RegexScratch& scratch, uin
                 break;
             case Kind::strip:
                 text = std::string(strip(text, step.left, step.right));
+                break;
+            case Kind::strip_accents:
+                text = strip_accents(text);
+                break;
+            case Kind::nmt:
+                text = nmt(text);
+                break;
+            case Kind::precompiled:
+                if (auto mapped = step.charsmap.apply(text, max_bytes))
+                    text = std::move(*mapped);
+                else
+                    too_long(step);
                 break;
             case Kind::byte_level:
                 text = map_bytes(text);

@@ -6,14 +6,15 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/tokenizer/charsmap.h"
 #include "engine/tokenizer/regex.h"
 
 namespace quantplug::engine {
 
 class Normalizer {
  public:
-    /// The object of the key "normalizer", or null. Known: NFC, NFD, NFKC, NFKD, Prepend, Replace, Lowercase, Strip,
-    /// ByteLevel, Sequence. Errors name `name` and the type.
+    /// The object of the key "normalizer", or null. Known: NFC, NFD, NFKC, NFKD, Nmt, Prepend, Replace, Lowercase,
+    /// Strip, StripAccents, ByteLevel, Precompiled, Sequence. Errors name `name` and the type.
     static Normalizer parse(const nlohmann::json& json, std::string_view name);
 
     bool empty() const { return steps_.empty(); }
@@ -25,13 +26,27 @@ class Normalizer {
     }
 
  private:
-    enum class Kind { nfc, nfd, nfkc, nfkd, prepend, replace, lowercase, strip, byte_level };
+    enum class Kind {
+        nfc,
+        nfd,
+        nfkc,
+        nfkd,
+        nmt,
+        prepend,
+        replace,
+        lowercase,
+        strip,
+        strip_accents,
+        byte_level,
+        precompiled
+    };
     struct Step {
         Kind kind;
         std::string type;  // as the file has it
         std::string text;  // prepend, replace: the content
         Regex pattern = Regex::literal("");
         bool left = false, right = false;  // strip
+        Charsmap charsmap = {};            // precompiled
     };
     void add(const nlohmann::json& json, std::string_view name);
 

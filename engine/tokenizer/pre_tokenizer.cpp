@@ -160,8 +160,15 @@ void PreTokenizer::add(const nlohmann::json& json, std::string_view name) {
     } else if (type == "BertPreTokenizer") {
         add_split(Regex::compile("\\s", name), SplitBehavior::removed);
         add_split(Regex::compile(punctuation_expression, name), SplitBehavior::isolated);
+    } else if (type == "FixedLength") {
+        const int32_t length = json.contains("length") ? int_field(json, "length", name) : 5;
+        if (length < 1 || length > UINT16_MAX)  // what a PCRE2 repeat takes
+            fail(Code::invalid_argument, name, ": a FixedLength pre_tokenizer's length is ", length, ", not 1 to ",
+                 UINT16_MAX);
+        add_split(Regex::compile(concat("(?m:.{1,", length, "})"), name), SplitBehavior::isolated);
     } else {
-        fail(Code::unimplemented, name, ": pre_tokenizer '", type, "' is not supported yet");
+        fail(Code::unimplemented, name, ": pre_tokenizer '", type,
+             "' is not supported: no tokenizer of a model that generates text is known to use it");
     }
 }
 

@@ -36,7 +36,7 @@ struct PreTokenizerScratch {
 class PreTokenizer {
  public:
     /// The object of the key "pre_tokenizer", or null. Known: ByteLevel, Split, Digits, Metaspace, Punctuation,
-    /// Whitespace, WhitespaceSplit, CharDelimiterSplit, BertPreTokenizer, Sequence.
+    /// Whitespace, WhitespaceSplit, CharDelimiterSplit, BertPreTokenizer, FixedLength, Sequence.
     static PreTokenizer parse(const nlohmann::json& json, std::string_view name);
 
     /// The words end as bytes that stand for themselves, to be mapped by byte_to_char(): the last stage of a byte-level

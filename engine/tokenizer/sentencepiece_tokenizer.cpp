@@ -22,20 +22,6 @@ struct CloseModel {
 };
 using Model = std::unique_ptr<qp_sp_model, CloseModel>;
 
-// Lines of "<base64> <rank>", as of Llama 3's original release and Qwen 1.
-bool is_tiktoken(std::string_view text) {
-    const std::string_view line = text.substr(0, std::min(text.find('\n'), text.size()));
-    const size_t space = line.find(' ');
-    if (line.size() > 1000 || space == 0 || space == std::string_view::npos || space + 1 >= line.size()) return false;
-    const auto base64 = [](char c) {
-        return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/' ||
-               c == '=';
-    };
-    const auto digit = [](char c) { return (c >= '0' && c <= '9') || c == '\r'; };
-    return std::all_of(line.begin(), line.begin() + static_cast<std::ptrdiff_t>(space), base64) &&
-           std::all_of(line.begin() + static_cast<std::ptrdiff_t>(space) + 1, line.end(), digit);
-}
-
 class SentencePieceTokenizer final : public Tokenizer {
  public:
     SentencePieceTokenizer(const qp_sp_functions& library, Model model, bool keeps_prefix, bool prefix,
@@ -55,7 +41,9 @@ class SentencePieceTokenizer final : public Tokenizer {
         };
         bos_id_ = id_of(names.bos, library.bos(model_.get()));
         eos_id_ = id_of(names.eos, library.eos(model_.get()));
-        adds_bos_ = names.add_bos.value_or(true) && bos_id_;  // true is LlamaTokenizer's default
+        // LlamaTokenizer's defaults: BOS in front, no EOS behind.
+        adds_bos_ = names.add_bos.value_or(true) && bos_id_;
+        adds_eos_ = names.add_eos.value_or(false) && eos_id_;
     }
 
     std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override;
@@ -107,9 +95,10 @@ class SentencePieceTokenizer final : public Tokenizer {
                 token.id = id;
                 token.special = true;
             }
-        const int32_t limit =
-            n_pieces_ + static_cast<int32_t>(std::min<size_t>(names.added.size(), 1u << 30)) + id_slack;
-        for (const AddedToken& token : names.added) {
+        std::vector<AddedToken> tokens = names.added;
+        tokens.insert(tokens.end(), names.added_json.begin(), names.added_json.end());
+        const int32_t limit = n_pieces_ + static_cast<int32_t>(std::min<size_t>(tokens.size(), 1u << 30)) + id_slack;
+        for (const AddedToken& token : tokens) {
             if (token.content.empty()) continue;
             if (token.id >= limit)
                 fail(Code::invalid_argument, name, ": added token ", in_quotes(token.content), " has id ", token.id,
@@ -152,7 +141,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     TextDecoder decoder_;
     int32_t size_ = 0;
     std::optional<int32_t> bos_id_, eos_id_;
-    bool adds_bos_ = false;
+    bool adds_bos_ = false, adds_eos_ = false;
 };
 
 std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos bos, bool special_text) const {
@@ -177,6 +166,7 @@ std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos b
     }
     const bool wants_bos = bos == Bos::on ? out.empty() || out.front() != *bos_id_ : bos == Bos::automatic && adds_bos_;
     if (wants_bos) out.insert(out.begin(), *bos_id_);
+    if (bos == Bos::automatic && adds_eos_) out.push_back(*eos_id_);
     return out;
 }
 
@@ -186,12 +176,9 @@ std::unique_ptr<DecodeStream> SentencePieceTokenizer::decode_stream(bool special
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& path, const SpecialTokens& names) {
+std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& path, std::string_view bytes,
+                                              const SpecialTokens& names) {
     const std::string name = path.string();
-    const std::string bytes = read_text(path);
-    if (is_tiktoken(bytes))
-        fail(Code::unimplemented, name,
-             " is a tiktoken vocabulary, which is not supported yet: put the model's tokenizer.json beside it");
     const qp_sp_functions& library = sentencepiece_library();
     char error[256] = {};
     const auto open = [&](bool keep_prefix) {
@@ -201,11 +188,14 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& path,
         return model;
     };
     Model model = open(true);
-    const bool prefix = library.adds_prefix_space(model.get()) == 1;
+    bool prefix = library.adds_prefix_space(model.get()) == 1;
     // Llama's `legacy`: a space in front of every piece of text between special tokens; without it, in front of the
     // first only.
     const bool legacy = names.legacy.value_or(true);
-    if (!legacy) model = open(false);
+    if (!legacy) {
+        model = open(false);
+        prefix = prefix && names.add_prefix_space.value_or(true);
+    }
     return std::make_unique<SentencePieceTokenizer>(library, std::move(model), legacy, prefix, names, name);
 }
 

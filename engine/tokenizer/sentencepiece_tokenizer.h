@@ -3,13 +3,16 @@
 
 #include <filesystem>
 #include <memory>
+#include <string_view>
 
 #include "engine/tokenizer/special_tokens.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace quantplug::engine {
 
-/// Errors name the file: no SentencePiece model, tiktoken text (unimplemented), libquantplug_sentencepiece missing.
-std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& model, const SpecialTokens& names);
+/// `bytes` is what the file `model` holds. Errors name the file: no SentencePiece model, libquantplug_sentencepiece
+/// missing.
+std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& model, std::string_view bytes,
+                                              const SpecialTokens& names);
 
 }  // namespace quantplug::engine

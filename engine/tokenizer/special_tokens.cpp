@@ -34,6 +34,23 @@ void read_name(const json& object, const char* key, std::string& out) {
         out = (*it)["content"].get<std::string>();
 }
 
+void read_names(const json& config, std::vector<std::string>& out) {
+    for (const char* key : {"unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}) {
+        std::string name;
+        read_name(config, key, name);
+        if (!name.empty()) out.push_back(name);
+    }
+    for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+        const auto list = config.find(key);
+        if (list == config.end() || !list->is_structured()) continue;
+        for (const json& one : *list) {  // strings or objects, in a list or by name
+            std::string name;
+            read_name(json{{"token", one}}, "token", name);
+            if (!name.empty()) out.push_back(name);
+        }
+    }
+}
+
 void read_flag(const json& object, const char* key, std::optional<bool>& out) {
     const auto it = object.find(key);
     if (it != object.end() && it->is_boolean()) out = it->get<bool>();
@@ -81,8 +98,11 @@ SpecialTokens SpecialTokens::read(const path& folder) {
         const json config = read_object(file);
         read_name(config, "bos_token", out.bos);
         read_name(config, "eos_token", out.eos);
+        read_names(config, out.others);
         read_flag(config, "add_bos_token", out.add_bos);
+        read_flag(config, "add_eos_token", out.add_eos);
         read_flag(config, "legacy", out.legacy);
+        read_flag(config, "add_prefix_space", out.add_prefix_space);
         read_added_decoder(config, file.string(), out.added);
     }
     if (const path file = folder / "special_tokens_map.json"; has_file(file)) {
@@ -102,7 +122,7 @@ SpecialTokens SpecialTokens::read(const path& folder) {
                      " is no number from 0 to ", INT32_MAX);
             token.id = static_cast<int32_t>(id.get<uint64_t>());
             token.normalized = false;
-            if (!known.contains(content)) out.added.push_back(std::move(token));
+            if (!known.contains(content)) out.added_json.push_back(std::move(token));
         }
     }
     return out;

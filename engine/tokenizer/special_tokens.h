@@ -12,10 +12,13 @@
 namespace quantplug::engine {
 
 struct SpecialTokens {
-    std::string bos, eos;           // empty: not said, or null
-    std::optional<bool> add_bos;    // add_bos_token
-    std::optional<bool> legacy;     // Llama's prefix space in front of every piece of text
-    std::vector<AddedToken> added;  // added_tokens_decoder, then added_tokens.json; ids as they say
+    std::string bos, eos;                  // empty: not said, or null
+    std::vector<std::string> others;       // unk_token, pad_token, ..., additional and extra special tokens
+    std::optional<bool> add_bos, add_eos;  // add_bos_token, add_eos_token
+    std::optional<bool> legacy;            // Llama's prefix space in front of every piece of text
+    std::optional<bool> add_prefix_space;  // false: no prefix space at all, where not `legacy`
+    std::vector<AddedToken> added;         // added_tokens_decoder, by id
+    std::vector<AddedToken> added_json;    // added_tokens.json, but for those in `added`
 
     /// Missing files say nothing; a file that is there and cannot be read is an error.
     static SpecialTokens read(const std::filesystem::path& folder);

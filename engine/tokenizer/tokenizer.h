@@ -65,8 +65,9 @@ class Detokenizer {
     std::unique_ptr<DecodeStream> stream_;
 };
 
-/// The tokenizer of a model folder: tokenizer.json, else tokenizer.model (through the sentencepiece library), with
-/// tokenizer_config.json and special_tokens_map.json for BOS, EOS and add_bos_token. Errors name the file.
+/// The tokenizer of a model folder: tokenizer.json, else tokenizer.model (through the sentencepiece library, or
+/// tiktoken text), *.tiktoken or tekken.json, with tokenizer_config.json and special_tokens_map.json for BOS, EOS,
+/// added tokens, add_bos_token and add_eos_token. Errors name the file.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 
 /// A tokenizer from the text of a tokenizer.json alone; `name` stands for the file in errors. BOS is the first token of

@@ -1,5 +1,10 @@
 #include "engine/tokenizer/tokenizer_file.h"
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+
 #include "engine/tokenizer/json_fields.h"
 
 namespace quantplug::engine {
@@ -8,10 +13,55 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t file_limit = 1u << 30;
+constexpr size_t value_limit = 1u << 20;  // values of the small objects: 100 times what any tokenizer has
+constexpr std::array<std::string_view, 9> model_keys = {"type",
+                                                        "unk_token",
+                                                        "unk_id",
+                                                        "fuse_unk",
+                                                        "byte_fallback",
+                                                        "ignore_merges",
+                                                        "dropout",
+                                                        "continuing_subword_prefix",
+                                                        "end_of_word_suffix"};
+
+// Hugging Face's files are read with serde_json, whose numbers may be one unit in the last place off: the digits as an
+// integer, times or divided by a power of ten. Paths of equal score are told apart by such units.
+double serde_number(std::string_view text) {
+    const bool negative = text.starts_with('-');
+    if (negative) text.remove_prefix(1);
+    uint64_t digits = 0;
+    int64_t exponent = 0;
+    bool fraction = false, full = false;
+    size_t i = 0;
+    for (; i < text.size() && text[i] != 'e' && text[i] != 'E'; ++i) {
+        if (text[i] == '.') {
+            fraction = true;
+            continue;
+        }
+        const auto digit = static_cast<uint64_t>(text[i] - '0');
+        full = full || digits > (UINT64_MAX - digit) / 10;
+        if (!full) digits = digits * 10 + digit;
+        if (full && !fraction) ++exponent;
+        if (!full && fraction) --exponent;
+    }
+    if (i < text.size()) {
+        const bool down = text.substr(i + 1).starts_with('-');
+        int64_t value = 0;
+        for (char c : text.substr(i + 1))
+            if (c >= '0' && c <= '9' && value < 10'000) value = value * 10 + (c - '0');
+        exponent += down ? -value : value;
+    }
+    auto out = static_cast<double>(digits);
+    for (; exponent < -308 && out != 0; exponent += 308) out /= 1e308;
+    const double power = std::strtod(concat("1e", std::abs(exponent)).c_str(), nullptr);
+    if (out != 0) out = exponent < 0 ? out / power : out * power;
+    return negative ? -out : out;
+}
 
 // Builds one JSON value from events.
 class ValueBuilder {
  public:
+    explicit ValueBuilder(std::string_view name) : name_(name) {}
     bool done() const { return done_; }
     json take() {
         done_ = false;
@@ -33,6 +83,9 @@ class ValueBuilder {
 
  private:
     json* place(json v) {
+        if (++n_values_ > value_limit)
+            fail(Code::invalid_argument, name_, ": more than ", value_limit,
+                 " values beside the vocabulary: download the file again");
         if (open_.empty()) {
             root_ = std::move(v);
             return &root_;
@@ -49,25 +102,43 @@ class ValueBuilder {
     json root_;
     std::vector<json*> open_;  // only the innermost container grows, so the pointers stay
     std::string key_;
+    std::string name_;
+    size_t n_values_ = 0;
     bool done_ = false;
 };
 
 class Reader final : public nlohmann::json_sax<json> {
  public:
-    Reader(TokenizerFile& file, std::string_view name) : file_(file), name_(name) { file_.model = json::object(); }
+    Reader(TokenizerFile& file, std::string_view name) : file_(file), name_(name), builder_(name) {
+        file_.model = json::object();
+    }
+
+    TokenizerFile::Model check() const;
 
     bool null() override { return scalar(json()); }
     bool boolean(bool value) override { return scalar(json(value)); }
-    bool number_integer(number_integer_t value) override { return scalar(json(value)); }
-    bool number_unsigned(number_unsigned_t value) override {
-        if (mode_ == Mode::vocab && depth_ == 3) return vocab_entry(value);
+    bool number_integer(number_integer_t value) override {
+        if (in_list_entry()) return score(static_cast<double>(value));
         return scalar(json(value));
     }
-    bool number_float(number_float_t value, const string_t&) override { return scalar(json(value)); }
+    bool number_unsigned(number_unsigned_t value) override {
+        if (mode_ == Mode::vocab && depth_ == 3) return vocab_entry(value);
+        if (in_list_entry()) return score(static_cast<double>(value));
+        return scalar(json(value));
+    }
+    bool number_float(number_float_t value, const string_t& text) override {
+        if (in_list_entry()) return score(serde_number(text));
+        return scalar(json(value));
+    }
     bool binary(binary_t&) override { return true; }
 
     bool string(string_t& value) override {
         if (mode_ == Mode::merges) return merge_string(value);
+        if (in_list_entry()) {
+            if (++entry_size_ != 1) return bad_entry();
+            token_ = put(value);
+            return true;
+        }
         return scalar(json(std::move(value)));
     }
 
@@ -126,7 +197,7 @@ class Reader final : public nlohmann::json_sax<json> {
         } else if (name == "merges") {
             once(merges_seen_, "merges");
             mode_ = Mode::merges;
-        } else {
+        } else if (std::find(model_keys.begin(), model_keys.end(), name) != model_keys.end()) {
             target_ = &file_.model[name];
         }
         if (target_) mode_ = Mode::value;
@@ -159,26 +230,25 @@ class Reader final : public nlohmann::json_sax<json> {
                 }
                 break;
             case Mode::vocab:
-                // Another model's vocabulary may be a list: its type is named at the end.
-                if (depth_ == 3 && vocab_is_object_)
+                if (depth_ == 3 && vocab_ == Shape::object)
                     fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is ",
                          value.dump(), ", not a number from 0 to ", INT32_MAX);
-                break;
+                return vocab_ == Shape::list ? bad_entry() : leave();
             case Mode::merges:
                 fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(),
                      " is neither \"a b\" nor [\"a\", \"b\"]");
         }
-        leave();
-        return true;
+        return leave();
     }
 
     int base_depth() const { return in_model_ ? 2 : 1; }
 
     // Behind a value: back to the keys of the document or the model.
-    void leave() {
-        if (depth_ != base_depth()) return;
+    bool leave() {
+        if (depth_ != base_depth()) return true;
         if (mode_ == Mode::value && builder_.done()) *target_ = builder_.take();
         mode_ = Mode::none;
+        return true;
     }
 
     bool open(json container) {
@@ -203,16 +273,18 @@ class Reader final : public nlohmann::json_sax<json> {
                 if (depth_ >= 3) builder_.open(std::move(container));
                 break;
             case Mode::vocab:
-                if (depth_ == 3) file_.has_vocab = vocab_is_object_ = container.is_object();
-                if (depth_ > 3 && vocab_is_object_)
+                if (depth_ == 3) vocab_ = container.is_object() ? Shape::object : Shape::list;
+                if (depth_ > 3 && vocab_ == Shape::object)
                     fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)),
                          " is no number");
+                if (depth_ > 4 || (depth_ == 4 && container.is_object())) bad_entry();
+                entry_size_ = 0;
                 break;
             case Mode::merges:
                 if (container.is_object() || depth_ > 4)
                     fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(),
                          " is neither \"a b\" nor [\"a\", \"b\"]");
-                file_.has_merges = true;
+                has_merges_ = true;
                 pair_size_ = 0;
                 break;
             case Mode::skip:
@@ -230,13 +302,28 @@ class Reader final : public nlohmann::json_sax<json> {
         }
         if (mode_ == Mode::merges && depth_ == 3 && pair_size_ != 2)
             fail(Code::invalid_argument, name_, ": merge ", file_.merges.size(), " has ", pair_size_, " parts, not 2");
+        if (mode_ == Mode::vocab && vocab_ == Shape::list && depth_ == 3 && entry_size_ != 2) bad_entry();
         if (depth_ == 1 && mode_ == Mode::none) in_model_ = false;
-        leave();
+        return leave();
+    }
+
+    bool in_list_entry() const { return mode_ == Mode::vocab && vocab_ == Shape::list && depth_ == 4; }
+
+    // An entry of a list of another form: the vocabulary of another model, whose type is named at the end.
+    bool bad_entry() {
+        if (bad_entry_ == SIZE_MAX) bad_entry_ = file_.vocab.size();
+        return true;
+    }
+
+    bool score(double value) {
+        if (++entry_size_ != 2 || !std::isfinite(value) || file_.vocab.size() >= INT32_MAX) return bad_entry();
+        file_.vocab.push_back({token_, static_cast<int32_t>(file_.vocab.size())});
+        file_.scores.push_back(value);
         return true;
     }
 
     bool vocab_entry(uint64_t id) {
-        if (!vocab_is_object_) return true;
+        if (vocab_ != Shape::object) return bad_entry();
         if (id > INT32_MAX)
             fail(Code::invalid_argument, name_, ": the id of token ", in_quotes(file_.view(token_)), " is ", id,
                  ", not a number from 0 to ", INT32_MAX);
@@ -281,13 +368,40 @@ class Reader final : public nlohmann::json_sax<json> {
     int depth_ = 0;
     bool in_model_ = false;
     bool vocab_seen_ = false, merges_seen_ = false;
-    bool vocab_is_object_ = false;
+    enum class Shape { none, object, list };
+    Shape vocab_ = Shape::none;
+    bool has_merges_ = false;
+    size_t bad_entry_ = SIZE_MAX;
     ValueBuilder builder_;
     json* target_ = nullptr;  // where the value under way belongs
     TokenizerFile::Piece token_{};
     TokenizerFile::Piece pair_{};  // the last part of a merge that is a list
-    size_t pair_size_ = 0;
+    size_t pair_size_ = 0, entry_size_ = 0;
 };
+
+TokenizerFile::Model Reader::check() const {
+    const auto it = file_.model.find("type");
+    if (it != file_.model.end() && !it->is_string())
+        fail(Code::invalid_argument, name_, ": the model's type is no string");
+    const std::string type = it != file_.model.end() ? it->get<std::string>()
+                             : vocab_ == Shape::list ? "Unigram"
+                                                     : "BPE";  // files older than the key
+    if (type == "WordPiece" || type == "WordLevel")
+        fail(Code::unimplemented, name_, ": model type '", type,
+             "' is not supported: no model that generates text is known to use it");
+    if (type != "BPE" && type != "Unigram")
+        fail(Code::unimplemented, name_, ": model type ", in_quotes(type), " is not known; BPE and Unigram are");
+    if (type == "Unigram") {
+        if (vocab_ != Shape::list) fail(Code::invalid_argument, name_, ": the Unigram model has no list 'vocab'");
+        if (bad_entry_ != SIZE_MAX)
+            fail(Code::invalid_argument, name_, ": entry ", bad_entry_,
+                 " of the Unigram model's vocab is no [token, score]");
+        return TokenizerFile::Model::unigram;
+    }
+    if (vocab_ != Shape::object) fail(Code::invalid_argument, name_, ": the model has no object 'vocab'");
+    if (!has_merges_) fail(Code::invalid_argument, name_, ": the model has no list 'merges'");
+    return TokenizerFile::Model::bpe;
+}
 
 }  // namespace
 
@@ -297,14 +411,7 @@ TokenizerFile read_tokenizer_file(std::string_view text, std::string_view name) 
     TokenizerFile file;
     Reader reader(file, name);
     json::sax_parse(text.data(), text.data() + text.size(), &reader);
-    const auto type = file.model.find("type");
-    if (type != file.model.end() && !type->is_string())
-        fail(Code::invalid_argument, name, ": the model's type is no string");
-    if (type != file.model.end() && *type != "BPE")
-        fail(Code::unimplemented, name, ": model type ", in_quotes(type->get_ref<const std::string&>()),
-             " is not supported yet");
-    if (!file.has_vocab) fail(Code::invalid_argument, name, ": the model has no object 'vocab'");
-    if (!file.has_merges) fail(Code::invalid_argument, name, ": the model has no list 'merges'");
+    file.kind = reader.check();
     return file;
 }
 

@@ -57,7 +57,9 @@ std::vector<std::byte> f16_bias(std::span<const float> bias, int64_t count, cons
     return value_bytes(halves);
 }
 
-void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType type, ShardedWriter& writer) {
+void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType type, ShardedWriter& writer,
+                 const std::string& renamed) {
+    const std::string& name = renamed.empty() ? tensor.name : renamed;
     const bool same = type == tensor.type;
     const uint64_t from = size_of(tensor.type), to = size_of(type), count = tensor.count();
     if (!same && (!is_float(tensor.type) || !is_float(type)))
@@ -70,7 +72,7 @@ void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType
         const std::span<std::byte> in(stored.data(), n * from);
         folder.read(tensor, at * from, in);
         if (same) {
-            writer.write(tensor.name, in);
+            writer.write(name, in);
             continue;
         }
         const std::span<float> floats(values.data(), n);
@@ -79,7 +81,7 @@ void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType
         if (!from_f32(floats, type, out))
             fail(Code::out_of_range, "tensor ", tensor.name, " in ", folder.file_of(tensor), " holds values that ",
                  name_of(type), " cannot: write the folder as F32");
-        writer.write(tensor.name, out);
+        writer.write(name, out);
     }
 }
 

@@ -31,9 +31,10 @@ std::vector<std::byte> value_bytes(const std::vector<T>& values) {
 /// A matrix's bias as `count` FP16 values, zeros behind its own. Refuses values that FP16 cannot hold.
 std::vector<std::byte> f16_bias(std::span<const float> bias, int64_t count, const std::string& module);
 
-/// Streams a tensor into the writer under the same name as `type` (its own: as it is). Refuses values that `type`
-/// cannot hold.
-void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType type, ShardedWriter& writer);
+/// Streams a tensor into the writer as `type` (its own: as it is), under `name` (empty: its own). Refuses values that
+/// `type` cannot hold.
+void copy_tensor(const ModelFolder& folder, const TensorInfo& tensor, StoredType type, ShardedWriter& writer,
+                 const std::string& name = {});
 
 /// The text of `document`, indented; invalid UTF-8 is replaced.
 std::string json_text(const Json& document);

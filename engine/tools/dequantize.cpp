@@ -12,6 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
 #include "engine/checkpoint/writer.h"
+#include "engine/model/architecture.h"
 #include "engine/tools/convert.h"
 #include "engine/tools/sharded_writer.h"
 #include "kernels/half.h"
@@ -22,6 +23,7 @@ namespace {
 
 struct Matrix {
     StoredModule module;
+    bool transposed = false;  // written (K, N)
     bool has_bias = false, declared = false;
 };
 
@@ -37,8 +39,9 @@ void throw_on(const kernels::Status& status, const std::string& module) {
     fail(Code(status.code), "matrix ", module, ": ", status.message);
 }
 
-/// (N, K) values of a matrix as `type`.
-std::vector<std::byte> decode(const kernels::QuantSource& source, const std::string& module, StoredType type) {
+/// (N, K) values of a matrix as `type`, (K, N) where `transposed`.
+std::vector<std::byte> decode(const kernels::QuantSource& source, const std::string& module, StoredType type,
+                              bool transposed) {
     const size_t k = size_t(source.in_features), n = size_t(source.out_features), size = size_of(type);
     std::vector<std::byte> out(k * n * size);
     constexpr int32_t max_rows = 32;
@@ -52,7 +55,7 @@ std::vector<std::byte> decode(const kernels::QuantSource& source, const std::str
         for (size_t column = 0; column < n; ++column)
             for (size_t r = 0; r < size_t(count); ++r) {
                 const uint16_t value = rows[r * n + column];
-                const size_t at = column * k + input[r];
+                const size_t at = transposed ? input[r] * n + column : column * k + input[r];
                 if (type == StoredType::f16)
                     std::memcpy(out.data() + 2 * at, &value, 2);
                 else {
@@ -69,7 +72,7 @@ void write_matrix(const Format& format, const ModelFolder& folder, const Matrix&
     const StoredModule& module = matrix.module;
     const kernels::QuantSource source = format.open(folder, module.name, module.in_features, module.out_features);
     throw_on(kernels::validate(source), module.name);
-    writer.write(module.name + ".weight", decode(source, module.name, type));
+    writer.write(module.name + ".weight", decode(source, module.name, type, matrix.transposed));
     if (!matrix.has_bias) return;
     std::vector<std::byte> bias(source.bias.size() * size_of(type));
     if (!from_f32(source.bias, type, bias))
@@ -83,7 +86,7 @@ StoredType kept_type(StoredType stored, StoredType type) {
     return is_float(stored) && type == StoredType::f32 ? type : stored;
 }
 
-std::string config_text(const ModelFolder& folder, StoredType type, bool has_head) {
+std::string config_text(const ModelFolder& folder, StoredType type, bool has_head, bool unit_head) {
     Json config = folder.config().value();
     config.erase("quantization_config");
     set_dtype(config, type == StoredType::f16 ? "float16" : "float32");
@@ -93,6 +96,7 @@ std::string config_text(const ModelFolder& folder, StoredType type, bool has_hea
     };
     fix_level(config);
     if (const auto text = config.find("text_config"); text != config.end() && text->is_object()) fix_level(*text);
+    if (unit_head) config["norm_head"] = false;
     // Missing means tied in some architectures.
     if (has_head) config["tie_word_embeddings"] = false;
     return json_text(config);
@@ -106,12 +110,14 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
         fail(Code::invalid_argument, "a folder cannot be dequantised to ", name_of(options.type),
              ": choose f16 or f32");
     const ModelFolder folder = ModelFolder::open(in);
+    const Architecture* const architecture = find_architecture(architecture_name(folder.config()));
     if (const Probe probe = format.probe(folder); probe.score <= 0) fail(Code::failed_precondition, probe.reason);
 
     std::map<std::string, Matrix> matrices;
     for (StoredModule& module : format.modules(folder)) {
         const std::string name = module.name;
         Matrix matrix{std::move(module)};
+        matrix.transposed = architecture && stored_transposed(*architecture, name);
         matrix.has_bias =
             format.describe(folder, name, matrix.module.in_features, matrix.module.out_features).shape.has_bias;
         matrices.emplace(name, std::move(matrix));
@@ -120,7 +126,7 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
     std::vector<TensorDecl> declared;
     std::vector<Job> jobs;
     uint64_t total = 0;
-    bool has_head = false;
+    bool has_head = false, unit_head = false;
     const auto add = [&](Job job, uint64_t values) {
         job.values = values;
         total += values;
@@ -132,9 +138,13 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
             Matrix& matrix = found->second;  // all its tensors become one or two
             if (std::exchange(matrix.declared, true)) continue;
             const int64_t k = matrix.module.in_features, n = matrix.module.out_features;
-            declared.push_back({parent + ".weight", options.type, {n, k}});
+            declared.push_back({parent + ".weight", options.type,
+                                matrix.transposed ? std::vector<int64_t>{k, n} : std::vector<int64_t>{n, k}});
             if (matrix.has_bias) declared.push_back({parent + ".bias", options.type, {n}});
             has_head = has_head || parent.ends_with("lm_head");
+            // The rows of an EXL2 head are divided by their norms before they are quantised: once.
+            unit_head = unit_head || (architecture && architecture->norm_head != NormHeadRule::none &&
+                                      parent.ends_with("lm_head") && std::string_view(format.name()) == "exl2");
             add({&matrix, nullptr, 0}, uint64_t(k) * uint64_t(n));
             continue;
         }
@@ -147,7 +157,7 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
     }
 
     OutputFolder out(out_path);
-    if (folder.has_config()) out.write_text("config.json", config_text(folder, options.type, has_head));
+    if (folder.has_config()) out.write_text("config.json", config_text(folder, options.type, has_head, unit_head));
     DequantizeResult result;
     result.tensors = int64_t(declared.size());
     ShardedWriter writer(out.path(), "model", std::move(declared), options.max_file_bytes);

@@ -5,10 +5,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 
 #include "engine/base/error.h"
+#include "engine/model/columns.h"
+#include "engine/model/decoder.h"
 #include "engine/tools/convert.h"
 #include "engine/tools/sharded_writer.h"
 #include "kernels/half.h"
@@ -17,107 +20,115 @@ namespace quantplug::engine {
 
 namespace {
 
-constexpr std::string_view weight_suffix = ".weight";
+/// Every matrix of the source is plain.
+class NothingQuantised final : public Format {
+ public:
+    const char* name() const override { return "plain"; }
+    Probe probe(const ModelFolder&) const override { return {50, "plain", ""}; }
+    bool has(const ModelFolder&, const std::string&) const override { return false; }
+    StoredMatrix describe(const ModelFolder&, const std::string& module, int32_t, int32_t) const override {
+        fail(Code::internal, "matrix ", module, " of a plain folder was asked for as a quantised one");
+    }
+    kernels::QuantSource open(const ModelFolder&, const std::string& module, int32_t, int32_t) const override {
+        fail(Code::internal, "matrix ", module, " of a plain folder was asked for as a quantised one");
+    }
+};
 
 /// One thing to write: a matrix to be quantised, or a tensor to be copied.
 struct Job {
-    const TensorInfo* tensor = nullptr;
-    const TensorInfo* bias = nullptr;
-    std::string module;  // empty: a copy
-    bool is_head = false;
-    StoredType type = StoredType::unknown;  // of a copy
-    std::vector<TensorDecl> parts;          // of a matrix
+    std::string name;  // of the module that it becomes; of the tensor
+    bool is_matrix = false, is_head = false;
+    LinearPart part;                     // of a matrix
+    std::vector<TensorDecl> parts;       // that a matrix becomes
+    const TensorInfo* tensor = nullptr;  // of a copy
+    StoredType type = StoredType::unknown;
+
+    double count() const {
+        return is_matrix ? double(part.shape.in_features) * double(part.shape.out_features) : double(tensor->count());
+    }
 };
 
-bool is_head_name(std::string_view module) {
-    const std::string_view last = module.substr(module.rfind('.') + 1);
-    return module.find("layers.") == std::string_view::npos &&
-           (last == "lm_head" || last == "output" || last == "embed_out");
-}
-
-/// The embedding, and what its head would be called beside it; empty where there is none.
-struct Embedding {
-    const TensorInfo* tensor = nullptr;
-    std::string head;
-};
-Embedding find_embedding(const ModelFolder& folder) {
-    for (const TensorInfo& tensor : folder.tensors())
-        for (const std::string_view name :
-             {"model.embed_tokens.weight", "model.tok_embeddings.weight", "transformer.wte.weight"}) {
-            if (!tensor.name.ends_with(name) || tensor.shape.size() != 2 || !is_float(tensor.type)) continue;
-            const std::string prefix = tensor.name.substr(0, tensor.name.size() - name.size());
-            if (prefix.empty() || prefix.ends_with('.')) return {&tensor, prefix + "lm_head"};
-        }
-    return {};
-}
-
-int32_t checked_size(const TensorInfo& tensor, size_t dimension) {
-    const int64_t size = tensor.shape[dimension];
-    if (size <= 0 || size > std::numeric_limits<int32_t>::max())
-        fail(Code::invalid_argument, "tensor ", tensor.name, " is ", tensor.describe(),
-             ", which is no size of a matrix");
-    return int32_t(size);
-}
-
-/// What has to be done, in the order of the names.
-std::vector<Job> plan(const ModelFolder& folder, const MatrixQuantizer& quantizer) {
+/// What has to be done, in the order of the model; what the model does not read comes last.
+class Plan {
+ public:
+    Plan(const ModelFolder& folder, const Decoder& decoder, const MatrixQuantizer& quantizer)
+        : folder_(folder), quantizer_(quantizer), split_(quantizer.splits_fused()) {
+        for (const LinearPart& part : decoder.linears) linear(part);
+        for (const NormPart& part : decoder.norms)
+            for (const std::string& tensor : part.tensors)
+                copy(tensor, split_ && part.tensors.size() == 1 ? part.split_name : tensor);
+        if (decoder.tied && quantizer.quantizes_head()) head_of_tied(decoder);
+        for (const TensorInfo& tensor : folder.tensors())
+            if (!taken_.contains(tensor.name)) copy(tensor.name, tensor.name);
+    }
     std::vector<Job> jobs;
-    const auto add_matrix = [&](const TensorInfo& tensor, std::string module, bool is_head) {
-        Job job;
-        job.tensor = &tensor;
-        job.bias = is_head && !folder.has(module + ".weight") ? nullptr : folder.find(module + ".bias");
-        job.is_head = is_head;
-        const int32_t n = checked_size(tensor, 0), k = checked_size(tensor, 1);
-        if (job.bias && (!is_float(job.bias->type) || job.bias->count() != uint64_t(n)))
-            fail(Code::invalid_argument, "tensor ", job.bias->name, " is ", job.bias->describe(), ", where ", n,
-                 " floats are expected");
-        job.parts = quantizer.layout(module, k, n, job.bias != nullptr, is_head);
-        job.module = std::move(module);
-        jobs.push_back(std::move(job));
-    };
-    bool has_projection = false, has_head = false;
-    for (const TensorInfo& tensor : folder.tensors()) {
-        const bool is_weight = tensor.name.ends_with(weight_suffix);
-        std::string module = tensor.name.substr(0, std::min(tensor.name.rfind('.'), tensor.name.size()));
-        if (is_decoder_projection(tensor)) {
-            add_matrix(tensor, std::move(module), false);
-            has_projection = true;
-            continue;
-        }
-        if (is_weight && is_head_name(module) && tensor.shape.size() == 2 && is_float(tensor.type)) {
-            has_head = true;
-            if (quantizer.quantizes_head()) {
-                add_matrix(tensor, std::move(module), true);
-                continue;
+
+ private:
+    void linear(const LinearPart& part) {
+        const bool is_head = part.slot.of_model == &kernels::ModelSpec::head;
+        if (part.projection() || (is_head && quantizer_.quantizes_head())) {
+            const bool whole = !split_ && part.tensor == part.module + ".weight";
+            if (whole && taken_.contains(part.tensor)) return;  // another part of a fused matrix
+            taken_.insert(part.tensor);
+            if (!part.bias_tensor.empty()) taken_.insert(part.bias_tensor);
+            LinearPart source = part;
+            if (whole && !part.columns.empty()) {
+                source.columns.clear();
+                source.shape.out_features = part.stored_columns;
             }
+            add_matrix(std::move(source), split_ ? part.split_name : part.module, is_head);
+            return;
         }
-        if (tensor.name.ends_with(".bias")) {
-            const TensorInfo* weight = folder.find(module + std::string(weight_suffix));
-            const bool taken =
-                weight && (is_decoder_projection(*weight) || (quantizer.quantizes_head() && is_head_name(module) &&
-                                                              weight->shape.size() == 2 && is_float(weight->type)));
-            if (taken) continue;
+        const std::string name = split_ ? part.split_name : part.module;
+        copy(part.tensor, name + ".weight");
+        if (!part.bias_tensor.empty()) copy(part.bias_tensor, name + ".bias");
+    }
+
+    /// The one matrix of a tied model is stored twice: as embedding, and quantised as head.
+    void head_of_tied(const Decoder& decoder) {
+        for (const LinearPart& part : decoder.linears) {
+            if (part.slot.of_model == &kernels::ModelSpec::embedding) {
+                LinearPart head = part;
+                head.bias_tensor.clear();
+                head.shape.has_bias = false;
+                return add_matrix(std::move(head), decoder.head_name, true);
+            }
+            if (part.slot.of_model == &kernels::ModelSpec::head)
+                return copy_again(part.tensor, decoder.embedding_name + ".weight");
         }
-        if (tensor.type == StoredType::unknown)
-            fail(Code::unimplemented, "tensor ", tensor.name, " in ", folder.file_of(tensor), " is ", tensor.describe(),
-                 ", a type that cannot be copied");
+    }
+
+    void add_matrix(LinearPart part, const std::string& name, bool is_head) {
         Job job;
+        job.name = name;
+        job.is_matrix = true;
+        job.is_head = is_head;
+        job.parts =
+            quantizer_.layout(name, part.shape.in_features, part.shape.out_features, part.shape.has_bias, is_head);
+        job.part = std::move(part);
+        jobs.push_back(std::move(job));
+    }
+
+    void copy(const std::string& tensor, const std::string& name) {
+        if (taken_.insert(tensor).second) copy_again(tensor, name);
+    }
+    void copy_again(const std::string& from, const std::string& name) {
+        const TensorInfo& tensor = folder_.tensor(from);
+        if (tensor.type == StoredType::unknown)
+            fail(Code::unimplemented, "tensor ", tensor.name, " in ", folder_.file_of(tensor), " is ",
+                 tensor.describe(), ", a type that cannot be copied");
+        Job job;
+        job.name = name;
         job.tensor = &tensor;
         job.type = tensor.type == StoredType::f32 && tensor.shape.size() >= 2 ? StoredType::f16 : tensor.type;
         jobs.push_back(std::move(job));
     }
-    if (!has_projection)
-        fail(Code::failed_precondition, folder.name(), " holds no projections of decoder layers (",
-             "...layers.0.mlp.up_proj.weight and the like)", ": nothing to quantise");
-    if (!has_head && quantizer.quantizes_head()) {
-        Embedding embedding = find_embedding(folder);
-        if (!embedding.tensor)
-            fail(Code::failed_precondition, folder.name(),
-                 " holds neither lm_head.weight nor model.embed_tokens.weight: the head is missing");
-        add_matrix(*embedding.tensor, std::move(embedding.head), true);
-    }
-    return jobs;
-}
+
+    const ModelFolder& folder_;
+    const MatrixQuantizer& quantizer_;
+    const bool split_;
+    std::set<std::string, std::less<>> taken_;  // tensors that a job reads
+};
 
 std::string config_text(const ModelFolder& folder, const Json& quantization) {
     Json config = folder.config().value();
@@ -150,25 +161,6 @@ void WeightMatrix::tile(std::span<const int32_t> rows, int32_t n0, int32_t colum
     }
 }
 
-bool is_decoder_projection(const TensorInfo& tensor) {
-    if (tensor.shape.size() != 2 || !is_float(tensor.type) || !tensor.name.ends_with(weight_suffix)) return false;
-    const std::string_view module = std::string_view(tensor.name).substr(0, tensor.name.size() - weight_suffix.size());
-    const size_t at = module.find("layers.");
-    if (at == std::string_view::npos || (at > 0 && module[at - 1] != '.')) return false;
-    const std::string_view prefix = module.substr(0, at), path = module.substr(at + 7);
-    for (const std::string_view tower : {"vision", "visual", "audio", "image", "encoder.", "projector"})
-        if (prefix.find(tower) != std::string_view::npos) return false;
-    const size_t digits = path.find_first_not_of("0123456789");
-    if (digits == 0 || digits == std::string_view::npos || path[digits] != '.') return false;
-    const std::string_view last = path.substr(path.rfind('.') + 1);
-    // c_attn, c_proj, c_fc are stored transposed by GPT-2: left plain.
-    if (last.starts_with("c_")) return false;
-    constexpr std::array<std::string_view, 12> names{
-        "w1",  "w2", "w3", "wo", "wqkv", "W_pack", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h",
-        "fc1", "fc2"};
-    return last.ends_with("_proj") || std::find(names.begin(), names.end(), last) != names.end();
-}
-
 void check_method(const std::string& method, std::initializer_list<std::string_view> known) {
     std::string list;
     for (const std::string_view name : known) {
@@ -198,16 +190,17 @@ QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& mak
              " is quantised already: dequantize it first, or take the plain model");
     if (!folder.has_config()) fail(Code::not_found, folder.name(), " has no config.json: get the model again");
 
-    const std::vector<Job> jobs = plan(folder, *quantizer);
+    const Decoder decoder = read_decoder(folder, NothingQuantised());
+    const std::vector<Job> jobs = std::move(Plan(folder, decoder, *quantizer).jobs);
     std::vector<TensorDecl> declared;
     double total = 0;
     // Search and rounding of a quantised value cost some 20 times the copy of a plain one.
-    const auto cost = [](const Job& job) { return double(job.tensor->count()) * (job.module.empty() ? 1 : 20); };
+    const auto cost = [](const Job& job) { return job.count() * (job.is_matrix ? 20 : 1); };
     for (const Job& job : jobs) {
-        if (job.module.empty())
-            declared.push_back({job.tensor->name, job.type, job.tensor->shape});
-        else
+        if (job.is_matrix)
             declared.insert(declared.end(), job.parts.begin(), job.parts.end());
+        else
+            declared.push_back({job.name, job.type, job.tensor->shape});
         total += cost(job);
     }
 
@@ -225,21 +218,24 @@ QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& mak
     };
     const auto emit_progress = [&](const Job& job, double share) {
         const double fraction = total > 0 ? std::min(1.0, (done + share * cost(job)) / total) : 1.0;
-        emit({QuantizeEvent::progress, fraction, job.module.empty() ? job.tensor->name : job.module, 0});
+        emit({QuantizeEvent::progress, fraction, job.name, 0});
     };
     std::vector<std::byte> values;
     for (const Job& job : jobs) {
         emit_progress(job, 0);
-        if (job.module.empty()) {
-            copy_tensor(folder, *job.tensor, job.type, writer);
+        if (!job.is_matrix) {
+            copy_tensor(folder, *job.tensor, job.type, writer, job.name);
         } else {
-            values.resize(job.tensor->bytes);
-            folder.read(*job.tensor, 0, values);
-            const WeightMatrix weight{job.module, int32_t(job.tensor->shape[1]), int32_t(job.tensor->shape[0]),
-                                      job.tensor->type, values};
-            const std::vector<float> bias = job.bias ? folder.read_f32(job.bias->name) : std::vector<float>();
+            const kernels::DenseSource source = open_dense(folder, job.part);
+            const StoredType type = source.dtype == kernels::DType::f32    ? StoredType::f32
+                                    : source.dtype == kernels::DType::bf16 ? StoredType::bf16
+                                                                           : StoredType::f16;
+            values.resize(uint64_t(source.in_features) * uint64_t(source.out_features) * size_of(type));
+            if (const kernels::Status status = source.read_rows(0, source.out_features, values.data()); !status.ok())
+                fail(Code(status.code), "matrix ", job.name, ": ", status.message);
+            const WeightMatrix weight{job.name, source.in_features, source.out_features, type, values};
             auto last = std::chrono::steady_clock::now();
-            const auto parts = quantizer->quantize(weight, bias, job.is_head, [&](double share) {
+            const auto parts = quantizer->quantize(weight, source.bias, job.is_head, [&](double share) {
                 const auto now = std::chrono::steady_clock::now();
                 if (now - last < std::chrono::milliseconds(50)) return;
                 last = now;
@@ -251,12 +247,12 @@ QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& mak
                 bytes += parts[i].size();
             }
             if (job.is_head) {
-                result.bits_per_weight_head = 8.0 * double(bytes) / double(job.tensor->count());
+                result.bits_per_weight_head = 8.0 * double(bytes) / job.count();
             } else {
                 decoder_bits += 8.0 * double(bytes);
-                decoder_weights += double(job.tensor->count());
+                decoder_weights += job.count();
             }
-            emit({QuantizeEvent::layer, std::min(1.0, (done + cost(job)) / total), job.module,
+            emit({QuantizeEvent::layer, std::min(1.0, (done + cost(job)) / total), job.name,
                   quantizer->bits(job.is_head)});
         }
         done += cost(job);

@@ -62,6 +62,9 @@ class MatrixQuantizer {
     virtual ~MatrixQuantizer() = default;
 
     virtual bool quantizes_head() const = 0;
+    /// Fused projections become one matrix each, and every tensor gets the name that EXL2 files have; otherwise all
+    /// keep the source's names.
+    virtual bool splits_fused() const = 0;
     virtual int32_t bits(bool is_head) const = 0;
 
     /// The tensors that a matrix becomes, from its shape alone. Refuses shapes that the format cannot hold; the message
@@ -83,15 +86,11 @@ class MatrixQuantizer {
 /// Makes the quantiser, or refuses the request: unknown methods and widths by name, with what there is.
 using MakeQuantizer = std::function<std::unique_ptr<MatrixQuantizer>(const QuantizeRequest&)>;
 
-/// Quantises the projections of every decoder layer (and the head, from the embedding where tied, if the format does)
-/// of a plain folder. What else there is is copied, F32 matrices as F16. Streams: memory holds one matrix and what it
-/// becomes. `on_event` false cancels. `out` is complete or absent.
+/// Quantises the projections of every decoder layer, experts' too (and the head, from the embedding where tied, if the
+/// format does), of a plain folder of a known architecture. What else there is is copied, F32 matrices as F16. Streams:
+/// memory holds one matrix and what it becomes. `on_event` false cancels. `out` is complete or absent.
 QuantizeResult quantize(const QuantizeRequest& request, const MakeQuantizer& make,
                         const std::function<bool(const QuantizeEvent&)>& on_event = {});
-
-/// Whether a tensor of a plain folder is a projection of a decoder layer: `....layers.3.mlp.up_proj.weight`, 2-D,
-/// float.
-bool is_decoder_projection(const TensorInfo& tensor);
 
 /// invalid_argument where the method is none of `known`.
 void check_method(const std::string& method, std::initializer_list<std::string_view> known);

@@ -38,6 +38,8 @@ Status no_memory() {
 bool same_dimensions(const ModelSpec& a, const ModelSpec& b) {
     return a.hidden_size == b.hidden_size && a.intermediate_size == b.intermediate_size && a.n_vocab == b.n_vocab &&
            a.n_heads == b.n_heads && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim &&
+           a.n_experts == b.n_experts && a.expert_intermediate_size == b.expert_intermediate_size &&
+           a.shared_intermediate_size == b.shared_intermediate_size && a.embedding_size == b.embedding_size &&
            a.max_positions == b.max_positions && a.ropes.size() == b.ropes.size() && a.compute == b.compute;
 }
 
@@ -54,7 +56,7 @@ class CpuDevice final : public Device, private Handles {
     uint64_t kv_bytes(const ModelSpec& spec, const KvSpec& kv) const override {
         const uint64_t tokens = saturating_mul(count_of(kv.n_blocks), count_of(kv.block_tokens));
         const uint64_t width =
-            saturating_mul(count_of(spec.n_kv_heads), count_of(spec.head_dim)) * (kv.type == KvSpec::f16 ? 2 : 4);
+            saturating_mul(count_of(spec.n_kv_heads), KvRow(kv.type, count_of(spec.head_dim)).total());
         return saturating_mul(saturating_mul(tokens, saturating_mul(width, 2)), spec.layers.size());
     }
     uint64_t scratch_bytes(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted) const override {

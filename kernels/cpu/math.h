@@ -1,8 +1,12 @@
-// exp, sin, cos and log without libm, so that they are the same on every machine. Static functions of plain operations:
+// exp, tanh, erf, sin, cos and log without libm, so that they are the same on every machine. Static functions of plain operations:
 // a vectorised compilation gives the same bits (no contraction, no reassociation).
 #pragma once
 
 #include <stdint.h>
+
+#include "kernels/version.h"
+
+#include "kernels/version.h"
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
@@ -38,6 +42,63 @@ inline uint64_t as_bits(double value) { return __builtin_bit_cast(uint64_t, valu
 }
 
 [[maybe_unused]] inline float silu_f32(float x) { return x / (1.0f + exp_f32(-x)); }
+
+// tanh(x) within 3 units in the last place: the odd polynomial of Cephes' tanhf (Moshier) below 0.625, from e^2x above.
+[[maybe_unused]] inline float tanh_f32(float x) {
+    const float z = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * z + 2.06390887954e-2f;
+    p = p * z + -5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z + -3.33332819422e-1f;
+    const float small = p * z * x + x;
+    const float magnitude = as_float(as_bits(x) & 0x7fffffffu);
+    const float large = 1.0f - 2.0f / (exp_f32(2.0f * magnitude) + 1.0f);
+    const float signed_large = as_float(as_bits(large) | (as_bits(x) & 0x80000000u));
+    return magnitude < 0.625f ? small : signed_large;
+}
+
+// x * Phi(x), absolute error below 5e-7: erfc by the Chebyshev fit of Numerical Recipes (section 6.2, "erfcc"), relative
+// error 1.2e-7.
+[[maybe_unused]] inline float gelu_f32(float x) {
+    const float z = as_float(as_bits(x) & 0x7fffffffu) * 0.70710678118654752f;
+    const float t = 1.0f / (1.0f + 0.5f * z);
+    float p = 0.17087277f;
+    p = p * t + -0.82215223f;
+    p = p * t + 1.48851587f;
+    p = p * t + -1.13520398f;
+    p = p * t + 0.27886807f;
+    p = p * t + -0.18628806f;
+    p = p * t + 0.09678418f;
+    p = p * t + 0.37409196f;
+    p = p * t + 1.00002368f;
+    p = p * t + -1.26551223f;
+    const float tail = 0.5f * t * exp_f32(p - z * z);  // Phi(-|x|)
+    return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+// x/2 * (1 + tanh(u)) = x / (1 + e^-2u).
+[[maybe_unused]] inline float gelu_tanh_f32(float x) {
+    const float u = 0.79788456080286536f * (x + 0.044715f * (x * x * x));
+    return x / (1.0f + exp_f32(-2.0f * u));
+}
+
+[[maybe_unused]] inline float quick_gelu_f32(float x) { return x / (1.0f + exp_f32(-1.702f * x)); }
+
+// e^x, relative error below 1e-15 for |x| below 700: Cody-Waite reduction and the series up to r^13 / 13!.
+[[maybe_unused]] inline double exp_f64(double x) {
+    x = x > 700.0 ? 700.0 : x;
+    x = x < -700.0 ? -700.0 : x;
+    const double magic = 0x1.8p52;
+    const double shifted = x * 1.44269504088896340736 + magic;
+    const double n = shifted - magic;
+    double r = x - n * 6.93147180369123816490e-01;
+    r = r - n * 1.90821492927058770002e-10;
+    double p = 1.0;
+    for (int32_t k = 13; k > 0; --k) p = p * r / double(k) + 1.0;
+    const int64_t exponent = int64_t(as_bits(shifted)) - int64_t(as_bits(magic));
+    return p * as_double(uint64_t(exponent + 1023) << 52);
+}
 
 // sin and cos of an angle below 2^31, absolute error below 1e-7 there and 1e-15 below 2^20: reduction by pi/2 in three
 // parts, kernels of fdlibm.

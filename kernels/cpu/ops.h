@@ -8,14 +8,16 @@
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/table.h"
 #include "kernels/ops.h"
+#include "kernels/threads/pool.h"
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cpu {
 
 constexpr int32_t wanted_block = 32;  // rows of logits that lie in the scratch at once
+constexpr int32_t parallel_rows = 8;  // fewer are done faster by the calling thread than by waking others
 
-/// Where everything lies in the scratch, from shapes alone.
+/// Where everything lies in the scratch, from the spec's numbers alone.
 struct ScratchPlan {
     struct Part {
         uint64_t offset = 0;
@@ -25,12 +27,34 @@ struct ScratchPlan {
     uint64_t angles = 0, angles_ld = 0;  // per rope and row: cosines, then sines, angles_ld floats each
     uint64_t activations = 0, activation_bytes = 0;
     uint64_t scores = 0, scores_ld = 0;  // per thread
+    uint64_t expert_rows = 0;            // int32: the rows that chose an expert
     uint64_t total = 0;
 
     ScratchPlan() = default;
     ScratchPlan(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted, int32_t threads);
 };
 
+/// Bytes of one prepared row of K'.
+inline uint64_t activation_row_bytes(uint64_t chunks, bool exact) {
+    return exact ? chunks * chunk_rows * 4 : chunks * (chunk_rows * 2 + 8);
+}
+
+/// What one token and head takes in the cache, for keys and again for values.
+struct KvRow {
+    uint64_t bytes, scales;  // of codes or values; FP16 scales
+
+    KvRow(KvSpec::Type type, uint64_t head_dim)
+        : bytes(type == KvSpec::f32   ? head_dim * 4
+                : type == KvSpec::f16 ? head_dim * 2
+                : type == KvSpec::q8  ? head_dim
+                                      : head_dim / 2),
+          scales(type == KvSpec::q8   ? 1
+                 : type == KvSpec::q4 ? head_dim / 32
+                                      : 0) {}
+    uint64_t total() const { return bytes + 2 * scales; }
+};
+
+/// (layer, keys | values, block, kv_head), each block_tokens rows as KvView says.
 struct KvCache {
     Mapping memory;
     KvSpec spec;
@@ -42,6 +66,9 @@ struct FloatVector {
     const float* data = nullptr;
     int32_t size = 0;
 };
+
+/// The index-th of `count` equal parts of 0 .. total-1 begins here.
+inline int64_t cut(int64_t total, int32_t index, int32_t count) { return int64_t(__int128(total) * index / count); }
 
 class CpuOps final : public BlockOps {
  public:
@@ -57,21 +84,36 @@ class CpuOps final : public BlockOps {
     }
     void begin_step(const ModelSpec& spec, const Step& step, const KvCache& kv, StepResult* result);
 
-    Activations norm_qkv(const ModelSpec&, const LayerSpec&, Activations x) override;
-    Activations gate_up_act(const ModelSpec&, const LayerSpec&, Activations x) override;
-
  private:
-    void embed_rows(Matrix embedding, Slot out) override;
+    // embed_head.cpp
+    void embed_rows(Matrix embedding, float scale, Slot out) override;
+    void add_positions(Matrix table, int32_t offset, Slot x) override;
+    int32_t wanted_rows() const override { return wanted_block; }
+    void select(Slot x, std::span<const Wanted> wanted, int32_t width, Slot out) override;
+    void cap_logits(Slot logits, int32_t width, float scale, float softcap) override;
+    void emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) override;
+
+    // ops.cpp
     void norm(const NormSpec&, Slot x, int32_t width, Slot out) override;
     void project(Matrix w, Slot x, Slot out, int32_t column, Store store) override;
+    void project_qkv(const ModelSpec&, const LayerSpec&, Slot x, Slot out) override;
+    void gate_up(Activation, const Mlp&, int32_t inner, Slot x, Slot gate, Slot up) override;
+    void add_scaled(Slot from, float scale, int32_t width, Slot to) override;
+    void activate(Activation, Slot gate, Slot up, int32_t width) override;
+
+    // attend.cpp
+    void clamp(Slot x, int32_t width, float limit) override;
     void head_norm(const NormSpec&, Slot x, int32_t column, int32_t n_heads, int32_t head_dim) override;
     void rope(const RopeSpec&, Slot x, int32_t column, int32_t n_heads, int32_t head_dim) override;
     void append(const ModelSpec&, int32_t layer, Slot qkv) override;
     void attend(const ModelSpec&, const LayerSpec&, int32_t layer, Slot qkv, Slot out) override;
-    void gated(Activation, Slot gate, Slot up, int32_t width) override;
-    int32_t wanted_rows() const override { return wanted_block; }
-    void select(Slot x, std::span<const Wanted> wanted, int32_t width, Slot out) override;
-    void emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) override;
+
+    // experts.cpp
+    void route(const MoeSpec&, Slot chosen) override;
+    bool gather(int32_t expert, Slot chosen, Slot x, Slot out) override;
+    void scatter(int32_t expert, Slot chosen, Slot from, Slot to) override;
+    void clear(Slot x, int32_t width) override;
+    void add_gated(Slot from, Slot gate, int32_t width, Slot to) override;
 
     // One product of a fused region.
     struct Target {
@@ -88,21 +130,38 @@ class CpuOps final : public BlockOps {
     void product(const Target& target, Slot x, int32_t row0, int32_t rows, int32_t tile0, int32_t tile1);
     int32_t batch_rows(const PackedMatrix& matrix) const;
     ActView activations(const PackedMatrix& matrix, int32_t rows) const;
+    /// x (n) to out by the norm's weight and bias, which begin at element `at` of theirs.
+    void norm_row(const NormSpec&, const float* x, int32_t n, int32_t at, float* out) const;
+    float* angles(size_t rope, int32_t row) const;
     KvView kv_view(int32_t layer, int32_t head, int32_t sequence) const;
 
+    /// work(row), in parallel where there are enough.
     template <class Work>
-    void for_rows(int32_t rows, Work&& work);  // work(row), in parallel where there are enough
+    void for_rows(int32_t count, Work&& work) {
+        if (count < parallel_rows || threads_ == 1) {
+            for (int32_t r = 0; r < count; ++r) work(r);
+            return;
+        }
+        run_parallel(threads_, [&](int32_t index, int32_t total) {
+            for (int64_t r = cut(count, index, total), end = cut(count, index + 1, total); r < end; ++r)
+                work(int32_t(r));
+        });
+    }
 
-    float* row(Slot slot, int64_t r) const;
-    int32_t rows(Slot slot) const { return slot == Slot::wanted || slot == Slot::logits ? n_wanted_ : n_rows_; }
+    float* row(Slot slot, int64_t r) const {
+        const ScratchPlan::Part& part = plan_.slots[size_t(slot)];
+        return reinterpret_cast<float*>(scratch_ + part.offset) + r * part.ld;
+    }
+    int32_t rows(Slot slot) const;
     int64_t ld(Slot slot) const { return plan_.slots[size_t(slot)].ld; }
+    int32_t* expert_rows() const { return reinterpret_cast<int32_t*>(scratch_ + plan_.expert_rows); }
 
     const Table& table_;
     const int32_t threads_;
     ScratchPlan plan_;
     uint8_t* scratch_ = nullptr;
     const KvCache* kv_ = nullptr;
-    int32_t n_rows_ = 0, n_wanted_ = 0;
+    int32_t n_rows_ = 0, n_wanted_ = 0, n_expert_rows_ = 0;
     bool exact_ = false;
 };
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/activation.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/store.h"
 
@@ -13,14 +14,23 @@ namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cpu {
 
-/// The keys or values of one layer and one KV head, by blocks of tokens.
+enum class KvType : uint8_t { f32, f16, q8, q4 };  // as KvSpec::Type
+
+/// The keys or values of one layer and one KV head, by blocks of tokens. A block: block_tokens rows of row_bytes, then
+/// for q8 and q4 row_scales FP16 scales for each of them. q4: value 2i in the low half of byte i, codes 0..15 for -8..7.
 struct KvView {
-    const void* keys;  // block b at keys + b * block_stride, (block_tokens, head_dim) each
-    const void* values;
-    const int32_t* blocks;  // of the sequence
-    uint64_t block_stride;  // elements
-    int32_t block_tokens, head_dim;
-    bool half;  // FP16, else FP32
+    uint8_t *keys, *values;  // block b at keys + b * block_stride
+    const int32_t* blocks;   // of the sequence
+    uint64_t block_stride;   // bytes
+    int32_t block_tokens, head_dim, row_bytes, row_scales;
+    KvType type;
+};
+
+/// s = scale * q.k; where softcap is not 0 then softcap * tanh(s / softcap); where there are slopes (of each query
+/// head) + slope * (key - query).
+struct ScoreRule {
+    float scale, softcap;
+    const float* slopes;
 };
 
 struct Table {
@@ -43,17 +53,27 @@ struct Table {
 
     /// out = weight * x / sqrt(mean(x^2) + eps); may be in place.
     void (*rms_norm)(const float* x, const float* weight, int32_t n, float eps, float* out);
-    /// Pairs (t, t + half) of one head: x (2 * half), in place.
-    void (*rotate)(float* x, const float* cosine, const float* sine, int32_t half);
-    /// gate = silu(gate) * up.
-    void (*silu_mul)(float* gate, const float* up, int32_t n);
+    /// out = weight * (x - mean) / sqrt(variance + eps) + bias; a null weight or bias is 1 or 0; may be in place.
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, int32_t n, float eps, float* out);
+    /// Pairs (t, t + half) of one head, or (2t, 2t+1) where interleaved: x (2 * half), in place.
+    void (*rotate)(float* x, const float* cosine, const float* sine, int32_t half, bool interleaved);
+    /// gate = activation(gate) * up; without `up` where that is null.
+    void (*gated)(Activation activation, float* gate, const float* up, int32_t n);
+    /// x = x * scale, then where softcap is not 0 softcap * tanh(x / softcap).
+    void (*cap)(float* x, int32_t n, float scale, float softcap);
     void (*to_half)(const float* x, int32_t n, uint16_t* out);  // saturates at +-65504
     void (*from_half)(const uint16_t* x, int32_t n, float* out);
 
-    /// n_heads queries (n_heads, head_dim) of one token against keys first .. last of their KV head; out (n_heads,
-    /// head_dim). scores (n_heads, last - first + 1): working space.
-    void (*attend)(const KvView& kv, const float* q, int32_t n_heads, float scale, int32_t first, int32_t last,
-                   float* scores, float* out);
+    /// Multiplies x (n) by the normalised Hadamard matrix of the largest power of two that divides n, block by block;
+    /// in place, its own inverse. q8 and q4 caches hold rotated heads.
+    void (*hadamard)(float* x, int32_t n);
+    /// One token's key and value (head_dim each) into the cache; rotates them itself where the type asks for it.
+    void (*store_head)(const KvView& kv, int32_t position, const float* key, const float* value);
+    /// n_heads queries (n_heads, head_dim) of one token, at position `last`, against keys first .. last of their KV
+    /// head; out (n_heads, head_dim). q and out are rotated where the cache is. scores (n_heads, last - first + 1):
+    /// working space.
+    void (*attend)(const KvView& kv, const ScoreRule& rule, const float* q, int32_t n_heads, int32_t first,
+                   int32_t last, float* scores, float* out);
 
     /// The largest logit (ties: the lowest index) and ln(sum(exp(logits))).
     void (*log_sum)(const float* logits, int32_t n, int32_t* argmax, double* log_sum);

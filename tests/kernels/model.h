@@ -7,157 +7,106 @@
 
 namespace quantplug::test {
 
+enum class QkNorm { none, shared, per_head, full };
+
 struct TinyOptions {
     Compute compute = Compute::standard;
     int32_t n_heads = 4, n_kv_heads = 2, head_dim = 16, hidden = 64, inner = 96, n_vocab = 101, n_layers = 2,
             window = 0;
-    bool qk_norm = false, tied_quantised = false, dense = false, bias = false, perm = false;
+    bool tied_quantised = false, dense = false, bias = false, perm = false;
     int32_t max_positions = 64;
+
+    Block block = Block::sequential;
+    NormSpec::Kind norm = NormSpec::rms;
+    bool norm_weight = true, norm_bias = false;  // of kind layer
+    bool pre_norms = true, mlp_norm = true, post_norms = false, final_norm = true;
+    float residual_scale = 1;
+    Activation activation = Activation::silu;
+    bool plain_mlp = false;
+
+    QkNorm qk_norm = QkNorm::none;
+    bool qk_norm_after_rope = false;
+    float attention_scale = 0, softcap = 0, clip_qkv = 0;  // the scale: of the odd layers
+    bool alibi = false, rope = true;
+    int32_t rotary_dim = 0;  // 0: head_dim
+    bool interleaved = false, longrope = false;
+    int32_t length_limit = 0;
+    double rope_factor = 4;
+
+    int32_t n_experts = 0, top_k = 2, expert_inner = 48, shared_inner = 0;  // layer 0 stays dense
+    bool renormalise = false, shared_gate = false;
+
+    float embedding_scale = 1;
+    bool embedding_norm = false, head_bias = false;
+    int32_t embedding_size = 0, position_offset = -1;  // -1: no learned positions
+    float logit_scale = 1, logit_softcap = 0;
 };
 
-/// The sources, made once from a seed, so that every device packs the same model.
+/// A model is its options and a seed: every matrix is drawn from a generator of its own, so that a switch changes
+/// nothing but what it switches. The embedding of the last token is NaN where it is dense: see poison() below.
 struct TinyModel {
     TinyOptions options;
-    struct Layer {
-        std::unique_ptr<QuantData> q, k, v, o, gate, up, down;
-        std::vector<float> attention_norm, mlp_norm, q_norm, k_norm;
-    };
-    std::vector<Layer> layers;
-    std::vector<float> final_norm;
-    std::unique_ptr<DenseData> embedding, head;
-    std::unique_ptr<QuantData> quantised_head;
-    std::vector<std::unique_ptr<DenseData>> dense;  // 7 a layer where options.dense
+    uint64_t seed;
 
-    TinyModel(const TinyOptions& o, uint64_t seed) : options(o) {
-        Random random(seed);
-        const int32_t q_width = o.n_heads * o.head_dim, kv_width = o.n_kv_heads * o.head_dim;
-        const auto weights = [&](int32_t n) {
-            std::vector<float> w(static_cast<size_t>(n));
-            for (float& value : w) value = 1 + gauss(random, 0.1f);
-            return w;
-        };
-        int32_t count = 0;
-        const auto quant = [&](int32_t k, int32_t n, const std::vector<int32_t>* perm) {
-            const int32_t bits = 2 + count++ % 7;
-            auto data = random_quant({"", k, n, groups_of(bits, k, 32), count % 2 == 0, false, o.bias}, random, 0.3f);
-            if (perm) data->source.perm = *perm;
-            return data;
-        };
-        const auto shuffled = [&](int32_t k) {
-            std::vector<int32_t> perm(static_cast<size_t>(k));
-            std::iota(perm.begin(), perm.end(), 0);
-            std::shuffle(perm.begin(), perm.end(), random);
-            return perm;
-        };
-        for (int32_t l = 0; l < o.n_layers; ++l) {
-            Layer layer;
-            const auto qkv_perm = shuffled(o.hidden), mlp_perm = shuffled(o.hidden), down_perm = shuffled(o.inner);
-            layer.q = quant(o.hidden, q_width, o.perm ? &qkv_perm : nullptr);
-            layer.k = quant(o.hidden, kv_width, o.perm ? &qkv_perm : nullptr);
-            layer.v = quant(o.hidden, kv_width, o.perm ? &qkv_perm : nullptr);
-            layer.o = quant(q_width, o.hidden, nullptr);
-            layer.gate = quant(o.hidden, o.inner, o.perm ? &mlp_perm : nullptr);
-            layer.up = quant(o.hidden, o.inner, o.perm && l == 0 ? &mlp_perm : nullptr);
-            layer.down = quant(o.inner, o.hidden, o.perm ? &down_perm : nullptr);
-            layer.attention_norm = weights(o.hidden);
-            layer.mlp_norm = weights(o.hidden);
-            layer.q_norm = weights(o.head_dim);
-            layer.k_norm = weights(o.head_dim);
-            layers.push_back(std::move(layer));
-            if (o.dense) {
-                const DType types[] = {DType::f32, DType::f16, DType::bf16};
-                const auto add = [&](int32_t k, int32_t n) {
-                    dense.push_back(random_dense(k, n, types[dense.size() % 3], o.bias, random, 0.15f));
-                };
-                add(o.hidden, q_width), add(o.hidden, kv_width), add(o.hidden, kv_width), add(q_width, o.hidden);
-                add(o.hidden, o.inner), add(o.hidden, o.inner), add(o.inner, o.hidden);
-            }
-        }
-        final_norm = weights(o.hidden);
-        embedding = random_dense(o.hidden, o.n_vocab, DType::f16, false, random, 1);
-        head = random_dense(o.hidden, o.n_vocab, DType::f16, false, random, 0.3f);
-        quantised_head = random_quant({"", o.hidden, o.n_vocab, groups_of(6, o.hidden, 32)}, random, 1);
-    }
+    TinyModel(const TinyOptions& o, uint64_t s) : options(o), seed(s) {}
 };
 
 inline bool walk_all(const ModelSpec& spec, Ops& ops) {
     const Activations x = ops.embed(spec);
     for (size_t l = 0; l < spec.layers.size(); ++l) {
         const LayerSpec& layer = spec.layers[l];
-        const Activations qkv = ops.norm_qkv(spec, layer, x);
-        ops.project_add(spec, layer, ops.rope_append_attend(spec, layer, int32_t(l), qkv), x);
-        ops.down_add(spec, layer, ops.gate_up_act(spec, layer, x), x);
+        const bool parallel = layer.block == Block::parallel, dense = layer.moe.experts.empty();
+        Activations h;
+        const auto mlp = [&] { dense ? void(h = ops.gate_up_act(spec, layer, x)) : ops.moe_add(spec, layer, x); };
+        const Activations attended = ops.rope_append_attend(spec, layer, int32_t(l), ops.norm_qkv(spec, layer, x));
+        if (parallel) mlp();
+        ops.project_add(spec, layer, attended, x);
+        if (!parallel) mlp();
+        if (dense) ops.down_add(spec, layer, h, x);
     }
     ops.head_sample(spec, x);
     return true;
 }
 
 /// One device with the model packed, a KV cache and its scratch.
-struct Loaded {
+class Loaded {
+ public:
     std::unique_ptr<Device> device;
     ModelSpec spec;
     KvSpec kv_spec;
     Kv kv;
 
     Loaded(std::unique_ptr<Device> d, const TinyModel& model, int32_t max_rows, int32_t max_wanted, KvSpec kv_options)
-        : device(std::move(d)), kv_spec(kv_options) {
-        const TinyOptions& o = model.options;
-        const auto pack = [&](const auto& source) {
-            Matrix matrix;
-            const Status status = device->pack(source, &matrix);
-            REQUIRE_MESSAGE(status.ok(), status.message);
-            return matrix;
-        };
-        const auto norm = [&](const std::vector<float>& weights) {
-            NormSpec n{NormSpec::rms, 1e-5f, {}};
-            REQUIRE(device->upload(weights, &n.weight).ok());
-            return n;
-        };
-        spec.hidden_size = o.hidden;
-        spec.intermediate_size = o.inner;
-        spec.n_vocab = o.n_vocab;
-        spec.n_heads = o.n_heads;
-        spec.n_kv_heads = o.n_kv_heads;
-        spec.head_dim = o.head_dim;
-        spec.attention_scale = 1 / std::sqrt(float(o.head_dim));
-        spec.max_positions = o.max_positions;
-        spec.compute = o.compute;
-        RopeSpec rope;
-        for (int32_t t = 0; t < o.head_dim / 2; ++t)
-            rope.inv_freq.push_back(std::pow(10000.0f, -2 * float(t) / float(o.head_dim)));
-        spec.ropes = {rope};
-        size_t next = 0;
-        for (size_t l = 0; l < model.layers.size(); ++l) {
-            const TinyModel::Layer& from = model.layers[l];
-            LayerSpec layer;
-            const auto matrix = [&](const QuantData& quant) {
-                return o.dense ? pack(model.dense[next++]->source) : pack(quant.source);
-            };
-            layer.q = matrix(*from.q);
-            layer.k = matrix(*from.k);
-            layer.v = matrix(*from.v);
-            layer.o = matrix(*from.o);
-            layer.gate = matrix(*from.gate);
-            layer.up = matrix(*from.up);
-            layer.down = matrix(*from.down);
-            layer.attention_norm = norm(from.attention_norm);
-            layer.mlp_norm = norm(from.mlp_norm);
-            if (o.qk_norm) {
-                layer.q_norm = norm(from.q_norm);
-                layer.k_norm = norm(from.k_norm);
-            }
-            layer.window = l % 2 ? o.window : 0;
-            spec.layers.push_back(layer);
-        }
-        spec.final_norm = norm(model.final_norm);
-        if (o.tied_quantised) {
-            spec.embedding = spec.head = pack(model.quantised_head->source);
+        : device(std::move(d)), kv_spec(kv_options), o_(model.options), seed_(model.seed) {
+        numbers();
+        for (int32_t l = 0; l < o_.n_layers; ++l) spec.layers.push_back(layer(l));
+        draw_from(-1);
+        const int32_t embedded = o_.embedding_size ? o_.embedding_size : o_.hidden;
+        if (o_.tied_quantised) {
+            spec.embedding = spec.head =
+                pack(random_quant({"", embedded, o_.n_vocab, groups_of(6, embedded, 32)}, random_, 1)->source);
         } else {
-            spec.embedding = pack(model.embedding->source);
-            spec.head = pack(model.head->source);
+            const auto embedding = random_dense(embedded, o_.n_vocab, DType::f16, false, random_, 1);
+            std::memset(embedding->bytes.data() + size_t(o_.n_vocab - 1) * size_t(embedded) * 2, 0x7e,
+                        size_t(embedded) * 2);
+            spec.embedding = pack(embedding->source);
+            spec.head = pack(random_dense(embedded, o_.n_vocab, DType::f16, o_.head_bias, random_, 0.3f)->source);
+        }
+        draw_from(-2);
+        if (o_.final_norm) spec.final_norm = norm(o_.hidden, o_.norm);
+        if (o_.embedding_norm) spec.embedding_norm = norm(o_.hidden, o_.norm);
+        if (o_.position_offset >= 0) {
+            spec.position_offset = o_.position_offset;
+            spec.positions = pack(random_dense(o_.hidden, o_.max_positions + o_.position_offset, DType::f16, false,
+                                               random_, 1)->source);
+        }
+        if (o_.embedding_size) {
+            spec.project_in = pack(random_dense(embedded, o_.hidden, DType::f16, false, random_, 0.2f)->source);
+            spec.project_out = pack(random_dense(o_.hidden, embedded, DType::f16, false, random_, 0.2f)->source);
         }
         REQUIRE(device->prepare(spec, max_rows, max_wanted).ok());
-        REQUIRE(device->make_kv(spec, kv_spec, &kv).ok());
+        const Status status = device->make_kv(spec, kv_spec, &kv);
+        REQUIRE_MESSAGE(status.ok(), status.message);
     }
 
     Status run(const std::vector<Row>& rows, const std::vector<int32_t>& table, int32_t max_blocks,
@@ -165,6 +114,159 @@ struct Loaded {
         const Step step{rows, kv, table, max_blocks, wanted, rows.size() > 1};
         return device->wait(device->submit(spec, step, [&](Ops& ops) { return walk_all(spec, ops); }), result);
     }
+
+    /// Fills the scratch with NaN, by a step of as many rows as it has. Writes positions 0 .. n-1 of sequence 0.
+    void poison(int32_t n, const std::vector<int32_t>& table, int32_t max_blocks) {
+        if (o_.tied_quantised) return;
+        std::vector<Row> rows;
+        std::vector<Wanted> wanted;
+        for (int32_t r = 0; r < n; ++r) {
+            rows.push_back({0, o_.n_vocab - 1, r, 0});
+            wanted.push_back({r, Wanted::logits, 0});
+        }
+        StepResult result;
+        const Status status = run(rows, table, max_blocks, wanted, &result);
+        REQUIRE_MESSAGE(status.ok(), status.message);
+        REQUIRE(std::isnan(result.values.back()));
+    }
+
+ private:
+    void draw_from(int32_t part) { random_.seed(seed_ + uint64_t(part) * 0x9e3779b97f4a7c15u); }
+    template <class Source>
+    Matrix pack(const Source& source) {
+        Matrix matrix;
+        const Status status = device->pack(source, &matrix);
+        REQUIRE_MESSAGE(status.ok(), status.message);
+        return matrix;
+    }
+    Vector vector(int32_t n, float mean, float sigma) {
+        std::vector<float> values(static_cast<size_t>(n));
+        for (float& value : values) value = mean + gauss(random_, sigma);
+        Vector v;
+        REQUIRE(device->upload(values, &v).ok());
+        return v;
+    }
+    NormSpec norm(int32_t n, NormSpec::Kind kind) {
+        NormSpec spec_norm{kind, 1e-5f, {}, {}};
+        if (kind == NormSpec::rms || o_.norm_weight) spec_norm.weight = vector(n, 1, 0.1f);
+        if (kind == NormSpec::layer && o_.norm_bias) spec_norm.bias = vector(n, 0, 0.3f);
+        return spec_norm;
+    }
+    // Widths, types and zero points take turns by part.
+    Matrix matrix(int32_t part, int32_t k, int32_t n, const std::vector<int32_t>* perm = nullptr) {
+        draw_from(part);
+        if (o_.dense) {
+            const DType types[] = {DType::f32, DType::f16, DType::bf16};
+            return pack(random_dense(k, n, types[part % 3], o_.bias, random_, 0.15f)->source);
+        }
+        auto data = random_quant({"", k, n, groups_of(2 + part % 7, k, 32), part % 2 == 0, false, o_.bias}, random_,
+                                 0.3f);
+        if (o_.perm && perm) data->source.perm = *perm;
+        return pack(data->source);
+    }
+    std::vector<int32_t> shuffled(int32_t part, int32_t k) {
+        draw_from(part);
+        std::vector<int32_t> perm(static_cast<size_t>(k));
+        std::iota(perm.begin(), perm.end(), 0);
+        std::shuffle(perm.begin(), perm.end(), random_);
+        return perm;
+    }
+    Mlp mlp(int32_t part, int32_t inner, bool up_shares_order) {
+        const auto in = shuffled(part + 3, o_.hidden), middle = shuffled(part + 4, inner);
+        Mlp m;
+        if (!o_.plain_mlp) m.gate = matrix(part, o_.hidden, inner, &in);
+        m.up = matrix(part + 1, o_.hidden, inner, up_shares_order ? &in : nullptr);
+        m.down = matrix(part + 2, inner, o_.hidden, &middle);
+        return m;
+    }
+
+    void numbers() {
+        spec.hidden_size = o_.hidden;
+        spec.intermediate_size = o_.inner;
+        spec.n_vocab = o_.n_vocab;
+        spec.n_heads = o_.n_heads;
+        spec.n_kv_heads = o_.n_kv_heads;
+        spec.head_dim = o_.head_dim;
+        spec.n_experts = o_.n_experts;
+        spec.expert_intermediate_size = o_.n_experts ? o_.expert_inner : 0;
+        spec.shared_intermediate_size = o_.shared_inner;
+        spec.attention_scale = 1 / std::sqrt(float(o_.head_dim));
+        spec.attention_softcap = o_.softcap;
+        spec.clip_qkv = o_.clip_qkv;
+        for (int32_t h = 0; o_.alibi && h < o_.n_heads; ++h) spec.alibi_slopes.push_back(std::ldexp(1.0f, -1 - h));
+        spec.residual_scale = o_.residual_scale;
+        spec.max_positions = o_.max_positions;
+        spec.compute = o_.compute;
+        spec.embedding_size = o_.embedding_size;
+        spec.embedding_scale = o_.embedding_scale;
+        spec.logit_scale = o_.logit_scale;
+        spec.logit_softcap = o_.logit_softcap;
+        RopeSpec rope;
+        const int32_t dims = o_.rotary_dim ? o_.rotary_dim : o_.head_dim;
+        for (int32_t t = 0; t < dims / 2; ++t) {
+            rope.inv_freq.push_back(std::pow(10000.0f, -2 * float(t) / float(dims)));
+            if (o_.longrope) rope.long_inv_freq.push_back(rope.inv_freq.back() / (1 + float(t)));
+        }
+        rope.interleaved = o_.interleaved;
+        rope.length_limit = o_.length_limit;
+        rope.theta = 10000;
+        rope.factor = o_.rope_factor;
+        if (o_.longrope) rope.scale = 1.2f;
+        spec.ropes = {rope};
+    }
+
+    LayerSpec layer(int32_t l) {
+        const int32_t q_width = o_.n_heads * o_.head_dim, kv_width = o_.n_kv_heads * o_.head_dim, part = 1000 * l;
+        LayerSpec layer;
+        layer.block = o_.block;
+        layer.activation = o_.activation;
+        layer.window = l % 2 ? o_.window : 0;
+        layer.rope = o_.rope ? 0 : -1;
+        layer.attention_scale = l % 2 ? o_.attention_scale : 0;
+        const auto order = shuffled(part, o_.hidden);
+        layer.q = matrix(part + 1, o_.hidden, q_width, &order);
+        layer.k = matrix(part + 2, o_.hidden, kv_width, &order);
+        layer.v = matrix(part + 3, o_.hidden, kv_width, &order);
+        layer.o = matrix(part + 4, q_width, o_.hidden);
+        draw_from(part + 5);
+        if (o_.pre_norms) layer.attention_norm = norm(o_.hidden, o_.norm);
+        if (o_.pre_norms && o_.mlp_norm) layer.mlp_norm = norm(o_.hidden, o_.norm);
+        draw_from(part + 6);
+        if (o_.post_norms) {
+            layer.attention_post_norm = norm(o_.hidden, o_.norm);
+            layer.mlp_post_norm = norm(o_.hidden, o_.norm);
+        }
+        draw_from(part + 7);
+        if (o_.qk_norm != QkNorm::none) {
+            const bool one = o_.qk_norm == QkNorm::shared;
+            layer.q_norm = norm(one ? o_.head_dim : q_width, o_.norm);
+            layer.k_norm = norm(one ? o_.head_dim : kv_width, o_.norm);
+            layer.qk_norm_full = o_.qk_norm == QkNorm::full;
+            layer.qk_norm_after_rope = o_.qk_norm_after_rope;
+        }
+        if (o_.n_experts == 0 || l == 0) {
+            const Mlp dense = mlp(part + 10, o_.inner, l == 0);
+            layer.gate = dense.gate;
+            layer.up = dense.up;
+            layer.down = dense.down;
+            return layer;
+        }
+        for (int32_t e = 0; e < o_.n_experts; ++e)
+            layer.moe.experts.push_back(mlp(part + 100 + 10 * e, o_.expert_inner, e % 2));
+        layer.moe.top_k = o_.top_k;
+        layer.moe.renormalise = o_.renormalise;
+        draw_from(part + 20);
+        layer.moe.router = pack(random_dense(o_.hidden, o_.n_experts, DType::f16, false, random_, 0.15f)->source);
+        if (o_.shared_inner) layer.moe.shared = mlp(part + 30, o_.shared_inner, true);
+        draw_from(part + 40);
+        if (o_.shared_gate)
+            layer.moe.shared_gate = pack(random_dense(o_.hidden, 1, DType::f16, false, random_, 0.15f)->source);
+        return layer;
+    }
+
+    const TinyOptions o_;
+    const uint64_t seed_;
+    Random random_;
 };
 
 }  // namespace quantplug::test

@@ -298,6 +298,8 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
                                   : status == QP_CANCELLED ? QP_FINISH_CANCELLED
                                                            : QP_FINISH_ERROR;
         CHECK(plugin.events.back().finish_reason == expected);
+        CHECK(plugin.events.back().status == status);
+        CHECK(plugin.last_error == (expected == QP_FINISH_ERROR ? plugin.error.message : ""));
         return status;
     };
     CHECK(run() == QP_OK);
@@ -306,6 +308,7 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
     CHECK(plugin.events.back().n_done == 3);
     CHECK(plugin.events.back().n_prompt == 3);
     CHECK(plugin.events.back().prefill_seconds >= 0);
+    CHECK(plugin.events.back().status == QP_OK);
 
     const std::vector<int32_t> too_long(65, 1);
     params.prompt = too_long.data();
@@ -376,6 +379,97 @@ TEST_CASE("generation: parameters are checked, and a final event always comes") 
     plugin.backend_model().throw_in_generate = false;
     CHECK(run() == QP_OK);
     plugin.unload();
+}
+
+TEST_CASE("every sampling value out of range is refused by name, and one whose bit is not set is not looked at") {
+    struct Every : FakeModel {
+        using FakeModel::FakeModel;
+        uint64_t supported_sampling() const override { return ~uint64_t{0}; }
+    };
+    struct B : FakeBackend {
+        std::unique_ptr<backend::Model> load(const backend::LoadParams&, backend::Progress&) const override {
+            return std::make_unique<Every>(live_models());
+        }
+    };
+    const qp_entry entry = backend::make_entry<B>("b", "1", "f");
+    Host host;
+    const Model model = Plugin(&entry, host.table()).load("m");
+    const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+    GenerateRequest good;
+    good.prompt = {1};
+    good.temperature(1).top_k(5).top_p(0.9).min_p(0.1).seed(1).typical_p(0.5).top_a(0.2).tfs(0.9).top_n_sigma(1.5);
+    good.min_tokens(2).repetition_penalty(1.1).frequency_penalty(-0.5).presence_penalty(0.5).penalty_range(-1);
+    good.mirostat(5, 0.1).xtc(0.5, 0.1).dry(0.8, 1.75, 2, -1, {"\n"}).dynatemp(0.5, 1.5, 1).smoothing(0.2, 1);
+    good.logit_bias(3, -1).logit_bias(4, -std::numeric_limits<float>::infinity()).ban(5).order("xtc,temperature");
+    const auto refusal = [&](const GenerateRequest& request) -> std::string {
+        try {
+            return "accepted; ignored " + std::to_string(model.generate(request, nullptr).ignored);
+        } catch (const Error& e) {
+            return e.code() == QP_INVALID_ARGUMENT ? e.what() : "code " + std::to_string(e.code());
+        }
+    };
+    CHECK(refusal(good) == "accepted; ignored 0");
+    const auto doubles = [&](double qp_sampling::*field, const char* name, std::vector<double> values) {
+        for (const double value : values) {
+            GenerateRequest bad = good;
+            bad.sampling.*field = value;
+            CHECK_MESSAGE(refusal(bad).find(std::string("generate: ") + name + " is ") == 0, refusal(bad));
+            bad.sampling.set = 0;
+            CHECK(refusal(bad) == "accepted; ignored 0");
+        }
+    };
+    doubles(&qp_sampling::temperature, "temperature", {-1, nan, infinity});
+    doubles(&qp_sampling::top_p, "top_p", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::min_p, "min_p", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::typical_p, "typical_p", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::repetition_penalty, "repetition_penalty", {0, -1, nan, infinity});
+    doubles(&qp_sampling::frequency_penalty, "frequency_penalty", {nan, infinity, -infinity});
+    doubles(&qp_sampling::presence_penalty, "presence_penalty", {nan, infinity, -infinity});
+    doubles(&qp_sampling::top_a, "top_a", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::tfs, "tfs", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::mirostat_tau, "mirostat_tau", {0, -1, nan});
+    doubles(&qp_sampling::mirostat_eta, "mirostat_eta", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::xtc_probability, "xtc_probability", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::xtc_threshold, "xtc_threshold", {-0.1, 1.1, nan});
+    doubles(&qp_sampling::dry_multiplier, "dry_multiplier", {-0.1, nan});
+    doubles(&qp_sampling::dry_base, "dry_base", {0.9, nan});
+    doubles(&qp_sampling::dynatemp_low, "dynatemp_low", {-0.1, nan});
+    doubles(&qp_sampling::dynatemp_high, "dynatemp_high", {0.4, nan, infinity});
+    doubles(&qp_sampling::dynatemp_exponent, "dynatemp_exponent", {0, -1, nan});
+    doubles(&qp_sampling::smoothing_factor, "smoothing_factor", {-0.1, nan});
+    doubles(&qp_sampling::smoothing_curve, "smoothing_curve", {0.9, nan});
+    doubles(&qp_sampling::top_n_sigma, "top_n_sigma", {-0.1, nan});
+    const auto integers = [&](int32_t qp_sampling::*field, const char* name, int32_t value) {
+        GenerateRequest bad = good;
+        bad.sampling.*field = value;
+        CHECK_MESSAGE(refusal(bad).find(std::string("generate: ") + name + " is ") == 0, refusal(bad));
+    };
+    integers(&qp_sampling::top_k, "top_k", -1);
+    integers(&qp_sampling::penalty_range, "penalty_range", -2);
+    integers(&qp_sampling::dry_range, "dry_range", -2);
+    integers(&qp_sampling::dry_allowed_length, "dry_allowed_length", -1);
+
+    const auto says = [&](const char* part, auto&& change) {
+        GenerateRequest bad = good;
+        change(bad);
+        CHECK_MESSAGE(refusal(bad).find(part) != std::string::npos, refusal(bad));
+    };
+    says("id number 2 of 'bias' is 256", [](GenerateRequest& r) { r.logit_bias(256, 1); });
+    says("the bias of id 9 is", [&](GenerateRequest& r) { r.logit_bias(9, static_cast<float>(nan)); });
+    says("the bias of id 9 is", [&](GenerateRequest& r) { r.logit_bias(9, static_cast<float>(infinity)); });
+    says("id number 1 of 'banned' is -1", [](GenerateRequest& r) { r.ban(-1); });
+    says("text number 1 of dry_breakers is empty", [](GenerateRequest& r) { r.dry_breakers.emplace_back(); });
+    says("order names 'xtc' twice", [](GenerateRequest& r) { r.order("xtc,top_k,xtc"); });
+    says("order names 'mirostat', which is no sampler: there are repetition_penalty,",
+         [](GenerateRequest& r) { r.order("mirostat"); });
+    says("order names ''", [](GenerateRequest& r) { r.order("xtc,"); });
+    for (const uint64_t bit : {QP_SET_LOGIT_BIAS, QP_SET_BANNED, QP_SET_DRY})
+        says("is null", [&](GenerateRequest& r) {
+            r.bias.clear(), r.banned.clear(), r.dry_breakers.clear();
+            r.sampling.set = bit;
+            r.sampling.n_bias = r.sampling.n_banned = r.sampling.n_dry_breakers = 1;
+        });
+    says("'sampling.order' is null", [](GenerateRequest& r) { r.sampler_order.clear(); });
 }
 
 TEST_CASE("extensions that a backend has are there, others are not") {

@@ -161,6 +161,7 @@ class Running {
         return [](void* user, const qp_event* event) -> int32_t {
             auto& self = *static_cast<Running*>(user);
             self.events.push_back(*event);
+            self.last_error = event->error;
             return self.cancel_at && self.events.size() >= self.cancel_at;
         };
     }
@@ -170,7 +171,8 @@ class Running {
     const qp_plugin& table;
     qp_model* model = nullptr;
     std::vector<qp_event> events;
-    size_t cancel_at = 0;  // the event at which the callback cancels; 0: none
+    std::string last_error;  // the last event's, which borrows it
+    size_t cancel_at = 0;    // the event at which the callback cancels; 0: none
 };
 
 }  // namespace quantplug::test

@@ -1,6 +1,8 @@
 // Sizes and offsets of every struct of the ABI, and every constant, pinned by layout.golden. QUANTPLUG_UPDATE_GOLDEN=1
 // writes the file anew.
 #include <doctest/doctest.h>
+#include <quantplug/ext/chat.h>
+#include <quantplug/ext/engine.h>
 #include <quantplug/ext/logits.h>
 #include <quantplug/ext/quantize.h>
 #include <quantplug/ext/score.h>
@@ -70,7 +72,14 @@ void structs(Layout& layout) {
         F(file_bytes) F(bits_per_weight) F(bits_per_weight_head) F(format) F(architecture) F(tokenizer) F(device)
         F(compute) F(warnings)
     END
-    STRUCT(qp_sampling) F(struct_size) F(top_k) F(set) F(seed) F(temperature) F(top_p) F(min_p) END
+    STRUCT(qp_token_bias) F(id) F(bias) END
+    STRUCT(qp_sampling)
+        F(struct_size) F(top_k) F(set) F(seed) F(temperature) F(top_p) F(min_p) F(typical_p) F(repetition_penalty)
+        F(frequency_penalty) F(presence_penalty) F(top_a) F(tfs) F(mirostat_tau) F(mirostat_eta) F(xtc_probability)
+        F(xtc_threshold) F(dry_multiplier) F(dry_base) F(dynatemp_low) F(dynatemp_high) F(dynatemp_exponent)
+        F(smoothing_factor) F(smoothing_curve) F(top_n_sigma) F(penalty_range) F(dry_allowed_length) F(dry_range)
+        F(min_tokens) F(n_bias) F(n_banned) F(n_dry_breakers) F(reserved) F(bias) F(banned) F(dry_breakers) F(order)
+    END
     STRUCT(qp_text) F(data) F(size) END
     STRUCT(qp_generate_params)
         F(struct_size) F(flags) F(prompt) F(n_prompt) F(sampling) F(stop) F(stop_ids) F(n_stop) F(n_stop_ids)
@@ -81,6 +90,7 @@ void structs(Layout& layout) {
     STRUCT(qp_event)
         F(struct_size) F(kind) F(n_tokens) F(n_top) F(tokens) F(top) F(text) F(text_size) F(n_done) F(n_prompt)
         F(n_generated) F(prefill_seconds) F(decode_seconds) F(ignored) F(finish_reason) F(stop_id)
+        F(n_cached) F(status) F(reserved) F(error)
     END
     STRUCT(qp_plugin)
         F(struct_size) F(reserved) F(init) F(deinit) F(probe) F(list_load_options) F(inspect) F(plan_memory) F(load)
@@ -90,6 +100,12 @@ void structs(Layout& layout) {
     STRUCT(qp_entry) F(struct_size) F(draft) F(name) F(version) F(formats) F(plugin) END
     STRUCT(qp_score) F(struct_size) F(reserved) F(score) END
     STRUCT(qp_logits) F(struct_size) F(reserved) F(open) F(next) F(close) END
+    STRUCT(qp_engine_status)
+        F(struct_size) F(n_running) F(n_waiting) F(n_streams_max) F(block_tokens) F(n_blocks) F(n_blocks_used)
+        F(n_blocks_cached) F(n_steps) F(n_prompt_tokens) F(n_cached_tokens) F(n_generated_tokens)
+    END
+    STRUCT(qp_engine) F(struct_size) F(reserved) F(submit) F(step) F(cancel) F(wake) F(status) END
+    STRUCT(qp_chat) F(struct_size) F(reserved) F(render) F(parse) F(describe) END
     STRUCT(qp_tool_info) F(struct_size) F(reserved) F(name) F(help) F(arguments) END
     STRUCT(qp_tools) F(struct_size) F(reserved) F(get) F(run) END
     STRUCT(qp_quantize) F(struct_size) F(reserved) F(describe) F(run) END
@@ -104,6 +120,10 @@ void constants(Layout& layout) {
     C(QP_OPTION_INT) C(QP_OPTION_BOOL) C(QP_OPTION_CHOICE) C(QP_OPTION_TEXT)
     C(QP_BOS_AUTO) C(QP_BOS_ON) C(QP_BOS_OFF) C(QP_SPECIAL_TEXT)
     C(QP_SET_TEMPERATURE) C(QP_SET_TOP_K) C(QP_SET_TOP_P) C(QP_SET_MIN_P) C(QP_SET_SEED)
+    C(QP_SET_TYPICAL_P) C(QP_SET_REPETITION_PENALTY) C(QP_SET_FREQUENCY_PENALTY) C(QP_SET_PRESENCE_PENALTY)
+    C(QP_SET_PENALTY_RANGE) C(QP_SET_TOP_A) C(QP_SET_TFS) C(QP_SET_MIROSTAT) C(QP_SET_XTC) C(QP_SET_DRY)
+    C(QP_SET_DYNATEMP) C(QP_SET_SMOOTHING) C(QP_SET_TOP_N_SIGMA) C(QP_SET_MIN_TOKENS) C(QP_SET_LOGIT_BIAS)
+    C(QP_SET_BANNED) C(QP_SET_ORDER)
     C(QP_GENERATE_IGNORE_EOS) C(QP_GENERATE_SPECIAL_TEXT)
     C(QP_EVENT_PREFILL) C(QP_EVENT_TOKENS) C(QP_EVENT_END)
     C(QP_FINISH_NONE) C(QP_FINISH_STOP) C(QP_FINISH_LENGTH) C(QP_FINISH_CANCELLED) C(QP_FINISH_ERROR)
@@ -134,6 +154,8 @@ TEST_CASE("the layout of the ABI is the one of layout.golden") {
     CHECK(std::string(QP_ENTRY_SYMBOL) == "quantplug_entry_v1");
     CHECK(std::string(QP_EXT_SCORE) == "quantplug.score/1");
     CHECK(std::string(QP_EXT_LOGITS) == "quantplug.logits/1");
+    CHECK(std::string(QP_EXT_ENGINE) == "quantplug.engine/1");
+    CHECK(std::string(QP_EXT_CHAT) == "quantplug.chat/1");
     CHECK(std::string(QP_EXT_TOOLS) == "quantplug.tools/1");
     CHECK(std::string(QP_EXT_QUANTIZE) == "quantplug.quantize/1");
 }

@@ -67,7 +67,7 @@ class PlainModel {
         write_tensor_file(dir_.path() / "model.safetensors", tensors_);
         write_file(
             dir_.path() / "config.json",
-            R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 160, "vocab_size": 70, "num_hidden_layers": 2, "tie_word_embeddings": )" +
+            R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 160, "vocab_size": 70, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "intermediate_size": 224, "tie_word_embeddings": )" +
                 std::string(tied ? "true" : "false") + R"(, "torch_dtype": "float32"})");
         write_file(dir_.path() / "tokenizer.json", "{}");
     }

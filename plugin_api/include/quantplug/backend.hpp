@@ -14,8 +14,8 @@
 //    the caller's goes.
 //  - init and deinit are counted; live models, detokenizers, sessions and running calls too, and what still has any is
 //    not destroyed.
-//  - generate, score and sessions of one model queue; unload sets the cancel flag, waits for what runs, then destroys
-//    the model.
+//  - generate, score and sessions of one model queue, and steps of its engine exclude one another; unload sets the
+//    cancel flag, sees to the final events of a running step, waits for what runs, then destroys the model.
 //  - MXCSR is saved, set (round to nearest, no flush to zero) and restored around every entry and after every callback,
 //    on the calling thread; threads and CUDA devices of its own are the backend's.
 //  - A call in the child of a fork is refused.
@@ -24,6 +24,8 @@
 #ifndef QUANTPLUG_BACKEND_HPP
 #define QUANTPLUG_BACKEND_HPP
 
+#include <quantplug/ext/chat.h>
+#include <quantplug/ext/engine.h>
 #include <quantplug/ext/logits.h>
 #include <quantplug/ext/quantize.h>
 #include <quantplug/ext/score.h>
@@ -58,9 +60,11 @@ struct LoadParams {
     LoadOptions options;
 };
 
+/// Everything that it points to, the arrays of `sampling` too, is borrowed for the call: submit copies what it keeps.
 struct GenerateParams {
     Ids prompt;                          // 1..n_ctx ids, each in 0..n_vocab-1
     qp_sampling sampling{};              // values in range; only bits of Model::supported_sampling are set
+    uint64_t ignored = 0;                // the bits that were taken out of sampling.set
     std::vector<std::string_view> stop;  // none is empty
     Ids stop_ids;                        // beside the model's own
     uint32_t max_tokens = 0;             // 0: until the context is full
@@ -107,7 +111,7 @@ class Model {
     /// `out` comes with nothing set.
     virtual void default_sampling(qp_sampling& out) const { static_cast<void>(out); }
 
-    /// QP_SET_* that generate obeys; others are taken out of the request and reported as ignored.
+    /// QP_SET_* that generate and submit obey; others are taken out of the request and reported as ignored.
     virtual uint64_t supported_sampling() const {
         return QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_MIN_P | QP_SET_SEED;
     }
@@ -120,7 +124,9 @@ class Model {
     virtual std::unique_ptr<Detokenizer> detokenizer(uint32_t flags) const = 0;
 
     /// Sends prefill and tokens events; the final one is sent for it. Returns soon (a step at most) after a send
-    /// returned false or emitter.cancelled() became true, with QP_FINISH_CANCELLED.
+    /// returned false or emitter.cancelled() became true, with QP_FINISH_CANCELLED. With kEngine it takes no turn: it
+    /// is called from several threads at once, beside step and beside score or a session, and where it waits it looks
+    /// at emitter.cancelled() after every wake().
     virtual Finish generate(const GenerateParams& params, Emitter& emitter) = 0;
 
     /// logprobs[i] = ln p(ids[i+1] | ids[0..i]), ids.size - 1 values.
@@ -133,10 +139,57 @@ class Model {
         static_cast<void>(ids);
         throw Error(QP_UNIMPLEMENTED, "this model gives no logits");
     }
+
+    // kEngine. submit, cancel, wake and engine_status are called from any thread, beside a step; cancel, wake and
+    // engine_status also from within its events, so no lock that they take is held over EngineEvents::emit.
+
+    /// The request's number, from 1, never used twice. OUT_OF_RANGE and RESOURCE_EXHAUSTED as ext/engine.h says.
+    virtual uint64_t submit(const GenerateParams& params) {
+        static_cast<void>(params);
+        throw no_engine();
+    }
+
+    /// One step at a time. wait_ms: 0 does not wait, -1 waits without end. Sends the events of submitted requests only
+    /// (never of generate's), for each a final one, last, with `ignored` as submit was given it. Returns the number of
+    /// requests that have not had theirs. What it throws ends no request.
+    virtual uint64_t step(int32_t wait_ms, EngineEvents& events) {
+        static_cast<void>(wait_ms), static_cast<void>(events);
+        throw no_engine();
+    }
+
+    /// The final event follows from a step. NOT_FOUND: no such request, or it has ended.
+    virtual void cancel(uint64_t request) {
+        static_cast<void>(request);
+        throw no_engine();
+    }
+
+    /// A step that waits, or else the next one, returns without waiting. Also called when unload begins.
+    virtual void wake() { throw no_engine(); }
+
+    virtual void engine_status(qp_engine_status& out) const {
+        static_cast<void>(out);
+        throw no_engine();
+    }
+
+    // kChat: JSON in and out as ext/chat.h says.
+
+    virtual std::string chat_render(std::string_view request_json) const {
+        static_cast<void>(request_json);
+        throw no_chat();
+    }
+    virtual std::string chat_parse(std::string_view request_json) const {
+        static_cast<void>(request_json);
+        throw no_chat();
+    }
+    virtual std::string chat_describe() const { throw no_chat(); }
+
+ private:
+    static Error no_engine() { return Error(QP_UNIMPLEMENTED, "this model has no engine: use generate"); }
+    static Error no_chat() { return Error(QP_UNIMPLEMENTED, "this model has no chat templates: give it raw text"); }
 };
 
 /// Extensions that a backend has: `static constexpr unsigned extensions = kScore | kTools;`
-inline constexpr unsigned kScore = 1, kLogits = 2, kTools = 4, kQuantize = 8;
+inline constexpr unsigned kScore = 1, kLogits = 2, kTools = 4, kQuantize = 8, kEngine = 16, kChat = 32;
 
 /// One object for the plugin: made by the first init, destroyed by the last deinit.
 class Backend {

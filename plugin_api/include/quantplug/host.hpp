@@ -11,6 +11,9 @@
 //       return true;
 //   });
 //
+// Many at once (class Engine): submit(request) gives a number, and one thread of yours calls step until it returns 0.
+// class Chat turns messages into a prompt.
+//
 // Everything throws quantplug::Error. Callbacks return true to go on and false to cancel; an exception out of a
 // callback cancels and comes out of the call. Thread rules are those of the C headers. Objects keep alive what they
 // came from, so that any order of destruction is right; the library itself must stay mapped, and the qp_host alive,
@@ -21,6 +24,7 @@
 #include <functional>
 #include <memory>
 #include <quantplug/common.hpp>
+#include <quantplug/detail/generate_request.hpp>
 #include <quantplug/detail/host_state.hpp>
 #include <string>
 #include <utility>
@@ -85,26 +89,6 @@ class Host {
     qp_host table_;
 };
 
-/// qp_generate_params that owns what it points to.
-struct GenerateRequest {
-    std::vector<int32_t> prompt;
-    qp_sampling sampling = make<qp_sampling>();  // nothing set: greedy
-    std::vector<std::string> stop;
-    std::vector<int32_t> stop_ids;
-    uint32_t max_tokens = 0;
-    uint32_t n_top = 0;
-    uint32_t flags = 0;
-
-    GenerateRequest& temperature(double value) { return sampling.temperature = value, set(QP_SET_TEMPERATURE); }
-    GenerateRequest& top_k(int32_t value) { return sampling.top_k = value, set(QP_SET_TOP_K); }
-    GenerateRequest& top_p(double value) { return sampling.top_p = value, set(QP_SET_TOP_P); }
-    GenerateRequest& min_p(double value) { return sampling.min_p = value, set(QP_SET_MIN_P); }
-    GenerateRequest& seed(uint64_t value) { return sampling.seed = value, set(QP_SET_SEED); }
-
- private:
-    GenerateRequest& set(uint64_t bit) { return sampling.set |= bit, *this; }
-};
-
 /// A loaded model; a copy is another reference to it. Unloaded by `unload`, or when the last reference, detokenizer and
 /// session is gone.
 class Model {
@@ -164,20 +148,8 @@ class Model {
     }
 
     qp_event generate(const GenerateRequest& request, const EventFn& on_event) const {
-        std::vector<qp_text> stop;
-        for (const std::string& text : request.stop) stop.push_back(qp_text{text.data(), text.size()});
-        qp_generate_params params = make<qp_generate_params>();
-        params.flags = request.flags;
-        params.prompt = request.prompt.data();
-        params.n_prompt = request.prompt.size();
-        params.sampling = &request.sampling;
-        params.stop = stop.data();
-        params.n_stop = static_cast<uint32_t>(stop.size());
-        params.stop_ids = request.stop_ids.data();
-        params.n_stop_ids = static_cast<uint32_t>(request.stop_ids.size());
-        params.max_tokens = request.max_tokens;
-        params.n_top = request.n_top;
-        return generate(params, on_event);
+        const detail::BorrowedRequest borrowed(request);
+        return generate(borrowed.params, on_event);
     }
 
     /// quantplug.score/1: ids.size() - 1 natural log-probabilities, the first of ids[1].
@@ -207,6 +179,8 @@ class Model {
     friend class Plugin;
     friend class Detokenizer;
     friend class LogitsSession;
+    friend class Engine;
+    friend class Chat;
 
     struct Generation {
         detail::Callback<EventFn> callback;
@@ -223,6 +197,7 @@ class Model {
             copy.tokens = nullptr;
             copy.top = nullptr;
             copy.text = nullptr;
+            copy.error = nullptr;
             copy.n_tokens = copy.n_top = 0;
             copy.text_size = 0;
             generation.end = copy;
@@ -443,5 +418,7 @@ class Plugin {
 };
 
 }  // namespace quantplug
+
+#include <quantplug/detail/host_extensions.hpp>
 
 #endif

@@ -1,5 +1,7 @@
 /* A whole host in C: host_c <plugin> <model folder> prints what the model says to token 0. */
 #include <dlfcn.h>
+#include <quantplug/ext/chat.h>
+#include <quantplug/ext/engine.h>
 #include <quantplug/ext/logits.h>
 #include <quantplug/ext/quantize.h>
 #include <quantplug/ext/score.h>

@@ -58,6 +58,12 @@ struct State {
     void attach(Backend& made) noexcept { made.host_ = &host; }
 };
 
+/// The state of the plugin that B makes.
+template <class B>
+struct QUANTPLUG_HIDDEN StateOf {
+    static inline State state;
+};
+
 inline Error called_after_fork(const char* hook) {
     return Error(QP_FAILED_PRECONDITION,
                  std::string(hook) + " called after fork: start a new process instead, a plugin does not survive fork");
@@ -161,9 +167,11 @@ inline constexpr uint32_t first_size<qp_model_info> = 2352;
 template <>
 inline constexpr uint32_t first_size<qp_option_info> = 56;
 template <>
-inline constexpr uint32_t first_size<qp_sampling> = 48;
+inline constexpr uint32_t first_size<qp_sampling> = 256;
 template <>
 inline constexpr uint32_t first_size<qp_generate_params> = 64;
+template <>
+inline constexpr uint32_t first_size<qp_engine_status> = 64;
 template <>
 inline constexpr uint32_t first_size<qp_tool_info> = 32;
 

@@ -1,8 +1,9 @@
-// callbacks.hpp - the host's callbacks as a backend sees them: progress, JSON events, and the events of a generation.
-// C++17.
+// callbacks.hpp - the host's callbacks as a backend sees them: progress, JSON events, the events of a generation and of
+// an engine. C++17.
 #ifndef QUANTPLUG_DETAIL_CALLBACKS_HPP
 #define QUANTPLUG_DETAIL_CALLBACKS_HPP
 
+#include <quantplug/ext/engine.h>
 #include <quantplug/ext/tools.h>
 #include <quantplug/generate.h>
 #include <quantplug/host.h>
@@ -23,6 +24,7 @@ namespace detail {
 
 struct State;
 struct GenerateCall;
+struct ModelHandle;
 
 #if defined(__SSE__)
 inline void set_default_float_state() noexcept {
@@ -105,6 +107,9 @@ class Emitter {
     Emitter(const Emitter&) = delete;
     Emitter& operator=(const Emitter&) = delete;
 
+    /// Tokens of the prompt that an earlier request left in the cache. Before the first send.
+    void cached(uint64_t n_cached) noexcept { n_cached_ = n_cached; }
+
     /// `n_done` tokens of the prompt are computed. False: cancelled.
     bool prefill(uint64_t n_done) {
         n_done_ = n_done;
@@ -144,7 +149,9 @@ class Emitter {
         event.n_done = n_done_;
         event.n_prompt = n_prompt_;
         event.n_generated = n_generated_;
+        event.n_cached = n_cached_;
         event.stop_id = -1;
+        event.error = "";
         return event;
     }
 
@@ -162,7 +169,27 @@ class Emitter {
     const std::atomic<bool>* unload_ = nullptr;
     std::atomic<bool> stopped_{false};
     bool ended_ = false;
-    uint64_t n_done_ = 0, n_prompt_ = 0, n_generated_ = 0, ignored_ = 0;
+    uint64_t n_done_ = 0, n_prompt_ = 0, n_generated_ = 0, n_cached_ = 0;
+};
+
+/// Events of the requests of a step. On the thread that called step only.
+class EngineEvents {
+ public:
+    EngineEvents(detail::ModelHandle& model, qp_engine_event_fn fn, void* user) noexcept
+        : model_(model), fn_(fn), user_(user) {}
+
+    /// One event of one request; struct_size is filled here, null texts become "", and the status of a final event
+    /// becomes that of its finish_reason where it is not one of it. False: the host cancelled this request, and its
+    /// final event is to follow from this step or the next. What is emitted for it in between does not reach the host.
+    bool emit(uint64_t request, const qp_event& event);
+
+    /// The model is being unloaded: return from step soon.
+    bool cancelled() const noexcept;
+
+ private:
+    detail::ModelHandle& model_;
+    qp_engine_event_fn fn_;
+    void* user_;
 };
 
 }  // namespace quantplug::backend

@@ -3,6 +3,8 @@
 #ifndef QUANTPLUG_DETAIL_COMPLETE_HPP
 #define QUANTPLUG_DETAIL_COMPLETE_HPP
 
+#include <quantplug/ext/chat.h>
+#include <quantplug/ext/engine.h>
 #include <quantplug/ext/logits.h>
 #include <quantplug/ext/quantize.h>
 #include <quantplug/ext/score.h>
@@ -110,6 +112,24 @@ inline qp_tools complete(const qp_tools* in) noexcept {
     qp_tools out = whole_slots(in);
     QUANTPLUG_FILL(out, get);
     QUANTPLUG_FILL(out, run);
+    return out;
+}
+
+inline qp_engine complete(const qp_engine* in) noexcept {
+    qp_engine out = whole_slots(in);
+    QUANTPLUG_FILL(out, submit);
+    QUANTPLUG_FILL(out, step);
+    QUANTPLUG_FILL(out, cancel);
+    QUANTPLUG_FILL(out, wake);
+    QUANTPLUG_FILL(out, status);
+    return out;
+}
+
+inline qp_chat complete(const qp_chat* in) noexcept {
+    qp_chat out = whole_slots(in);
+    QUANTPLUG_FILL(out, render);
+    QUANTPLUG_FILL(out, parse);
+    QUANTPLUG_FILL(out, describe);
     return out;
 }
 

@@ -1,8 +1,12 @@
-// exports.hpp - the tables of a backend: C functions over its methods. Included by backend.hpp. C++17.
+// exports.hpp - the table of a backend: C functions over its methods. Included by backend.hpp. C++17.
 #ifndef QUANTPLUG_DETAIL_EXPORTS_HPP
 #define QUANTPLUG_DETAIL_EXPORTS_HPP
 
-#include <quantplug/detail/model_handle.hpp>
+#include <quantplug/detail/exports_chat.hpp>
+#include <quantplug/detail/exports_engine.hpp>
+#include <quantplug/detail/exports_score.hpp>
+#include <quantplug/detail/exports_tools.hpp>
+#include <quantplug/detail/generation.hpp>
 
 namespace quantplug::backend {
 
@@ -10,9 +14,7 @@ namespace detail {
 
 template <class B>
 struct QUANTPLUG_HIDDEN Exports {
-    static inline State state;
-
-    // ---- the core hooks
+    static constexpr State& state = StateOf<B>::state;
 
     static int32_t QP_CALL init(const qp_host* host, qp_error* error) noexcept {
         const FloatScope float_scope;
@@ -106,6 +108,7 @@ struct QUANTPLUG_HIDDEN Exports {
             made->model = backend.load(read, progress);
             if (!made->model)
                 throw Error(QP_INTERNAL, "load gave no model and no error: report it to the plugin's author");
+            made->has_engine = (B::extensions & kEngine) != 0;
             made->info.bos_id = made->info.eos_id = -1;
             made->model->info(made->info);
             state.models.fetch_add(1);
@@ -213,141 +216,43 @@ struct QUANTPLUG_HIDDEN Exports {
                                     qp_error* error) noexcept {
         const FloatScope float_scope;  // around the final event too
         GenerateCall generation(on_event, user);
-        const int32_t status = guarded(state, "generate", error, [&](const Backend& backend) {
+        qp_error own = make<qp_error>();  // for the final event, whatever the caller's holds
+        const int32_t status = guarded(state, "generate", &own, [&](const Backend& backend) {
             need(on_event, "generate", "on_event");
             ModelHandle& handle = ModelHandle::from(model, "generate");
             const ModelCall call(handle, "generate");
             try {  // the final event is sent while unload still waits for this call
                 generation.read(handle, params);
-                const Turn turn(handle, "generate");
-                turn.check_cancel("generate");
-                generation.run(handle);
+                if (handle.has_engine) {
+                    refuse_in_callback(handle, "generate");
+                    generation.run(handle);
+                } else {
+                    const Turn turn(handle, "generate");
+                    turn.check_cancel("generate");
+                    generation.run(handle);
+                }
             } catch (...) {
-                generation.end(caught(&backend, "generate", nullptr));
+                generation.end(caught(&backend, "generate", &own), own.message);
                 throw;
             }
         });
-        if (status != QP_OK && model) generation.end(status);
+        if (status == QP_OK) return status;
+        set_error(error, status, own.message, std::strlen(own.message));
+        if (model) generation.end(status, own.message);
         return status;
     }
 
     static const void* QP_CALL get_extension(const char* id) noexcept {
         if (!id) return nullptr;
         const std::string_view name(id);
-        if ((B::extensions & kScore) && name == QP_EXT_SCORE) return &score_table;
-        if ((B::extensions & kLogits) && name == QP_EXT_LOGITS) return &logits_table;
-        if ((B::extensions & kTools) && name == QP_EXT_TOOLS) return &tools_table;
-        if ((B::extensions & kQuantize) && name == QP_EXT_QUANTIZE) return &quantize_table;
+        if ((B::extensions & kScore) && name == QP_EXT_SCORE) return &ScoreExports<B>::score_table;
+        if ((B::extensions & kLogits) && name == QP_EXT_LOGITS) return &ScoreExports<B>::logits_table;
+        if ((B::extensions & kTools) && name == QP_EXT_TOOLS) return &ToolExports<B>::tools_table;
+        if ((B::extensions & kQuantize) && name == QP_EXT_QUANTIZE) return &ToolExports<B>::quantize_table;
+        if ((B::extensions & kEngine) && name == QP_EXT_ENGINE) return &EngineExports<B>::table;
+        if ((B::extensions & kChat) && name == QP_EXT_CHAT) return &ChatExports<B>::table;
         return B::extension(id);
     }
-
-    // ---- the extensions
-
-    static int32_t QP_CALL score(qp_model* model, const int32_t* ids, uint64_t n_ids, float* logprobs,
-                                 qp_progress_fn progress, void* user, qp_error* error) noexcept {
-        return guarded(state, "score", error, [&](const Backend&) {
-            ModelHandle& handle = ModelHandle::from(model, "score");
-            const ModelCall call(handle, "score");
-            const Ids view{ids, static_cast<size_t>(n_ids)};
-            handle.check_ids(view, "score", "ids", 2);
-            need(logprobs, "score", "logprobs");
-            const Turn turn(handle, "score");
-            turn.check_cancel("score");
-            Progress report(progress, user, &handle.cancel);
-            handle.model->score(view, logprobs, report);
-        });
-    }
-
-    static int32_t QP_CALL logits_open(qp_model* model, const int32_t* ids, uint64_t n_ids, qp_logits_session** out,
-                                       qp_error* error) noexcept {
-        return guarded(state, "logits open", error, [&](const Backend&) {
-            *need(out, "logits open", "out") = nullptr;
-            ModelHandle& handle = ModelHandle::from(model, "logits open");
-            const ModelCall call(handle, "logits open");
-            const Ids view{ids, static_cast<size_t>(n_ids)};
-            handle.check_ids(view, "logits open", "ids", 1);
-            const Turn turn(handle, "logits open");
-            turn.check_cancel("logits open");
-            auto made = std::unique_ptr<SessionHandle>(
-                new SessionHandle{handle, handle.model->open_logits(std::vector<int32_t>(view.begin(), view.end()))});
-            if (!made->session)
-                throw Error(QP_INTERNAL, "logits open gave nothing and no error: report it to the plugin's author");
-            handle.add_child("logits open");
-            *out = reinterpret_cast<qp_logits_session*>(made.release());
-        });
-    }
-
-    static int32_t QP_CALL logits_next(qp_logits_session* session, const float** row, uint64_t* position,
-                                       qp_error* error) noexcept {
-        return guarded(state, "logits next", error, [&](const Backend&) {
-            *need(row, "logits next", "row") = nullptr;
-            *need(position, "logits next", "position") = 0;
-            SessionHandle& object = *reinterpret_cast<SessionHandle*>(need(session, "logits next", "session"));
-            const ModelCall call(object.model, "logits next");
-            const Turn turn(object.model, "logits next");
-            if (!object.session->next(*row, *position)) throw Error(QP_NOT_FOUND, "logits next: that was the last row");
-        });
-    }
-
-    static void QP_CALL logits_close(qp_logits_session* session) noexcept {
-        if (!session) return;
-        guarded(state, "logits close", nullptr, [&](const Backend&) {
-            const std::unique_ptr<SessionHandle> object(reinterpret_cast<SessionHandle*>(session));
-            ModelHandle& handle = object->model;
-            if (in_callback(handle)) {  // from a callback of the model: the queue is this thread's already
-                object->session.reset();
-            } else {
-                const Turn turn(handle, "logits close");
-                object->session.reset();
-            }
-            handle.remove_child();
-        });
-    }
-
-    static int32_t QP_CALL tools_get(uint32_t index, qp_tool_info* out, qp_error* error) noexcept {
-        return guarded(state, "tools get", error, [&](const Backend& backend) {
-            write_out(out, "tools get", [&](qp_tool_info& full) {
-                if (!backend.tool(index, full))
-                    throw Error(QP_NOT_FOUND, "there is no tool number " + std::to_string(index));
-            });
-        });
-    }
-
-    static int32_t QP_CALL tools_run(const char* name, const char* arguments_json, qp_json_event_fn on_event,
-                                     void* user, qp_error* error) noexcept {
-        return guarded(state, "tools run", error, [&](const Backend& backend) {
-            need(name, "tools run", "name");
-            need(arguments_json, "tools run", "arguments_json");
-            std::string names;
-            for (uint32_t i = 0;; ++i) {
-                qp_tool_info info = make<qp_tool_info>();
-                if (!backend.tool(i, info))
-                    throw Error(QP_NOT_FOUND, "unknown tool '" + std::string(name) + "': this plugin has " +
-                                                  (names.empty() ? "none" : names));
-                if (std::string_view(info.name) == name) break;
-                names.append(names.empty() ? "" : ", ").append(info.name);
-            }
-            JsonEvents events(on_event, user);
-            backend.run_tool(name, arguments_json, events);
-        });
-    }
-
-    static int32_t QP_CALL quantize_describe(qp_tool_info* out, qp_error* error) noexcept {
-        return guarded(state, "quantize describe", error, [&](const Backend& backend) {
-            write_out(out, "quantize describe", [&](qp_tool_info& full) { backend.quantizer(full); });
-        });
-    }
-
-    static int32_t QP_CALL quantize_run(const char* arguments_json, qp_json_event_fn on_event, void* user,
-                                        qp_error* error) noexcept {
-        return guarded(state, "quantize run", error, [&](const Backend& backend) {
-            need(arguments_json, "quantize run", "arguments_json");
-            JsonEvents events(on_event, user);
-            backend.quantize(arguments_json, events);
-        });
-    }
-
-    // ---- the tables
 
     static constexpr qp_plugin table = {sizeof(qp_plugin),
                                         0,
@@ -369,10 +274,6 @@ struct QUANTPLUG_HIDDEN Exports {
                                         detokenizer_destroy,
                                         generate,
                                         get_extension};
-    static constexpr qp_score score_table = {sizeof(qp_score), 0, score};
-    static constexpr qp_logits logits_table = {sizeof(qp_logits), 0, logits_open, logits_next, logits_close};
-    static constexpr qp_tools tools_table = {sizeof(qp_tools), 0, tools_get, tools_run};
-    static constexpr qp_quantize quantize_table = {sizeof(qp_quantize), 0, quantize_describe, quantize_run};
 
  private:
     static LoadParams read_load_params(const Backend& backend, const qp_load_params* given, const char* hook) {
@@ -397,11 +298,6 @@ struct QUANTPLUG_HIDDEN Exports {
         object.text = call(*object.detokenizer);
         *text = object.text.c_str();
         *text_size = object.text.size();
-    }
-
-    static bool in_callback(ModelHandle& model) {
-        const std::lock_guard<std::mutex> lock(model.mutex);
-        return model.calls_of_this_thread() > 0;
     }
 };
 

@@ -17,6 +17,7 @@ namespace quantplug {
 typedef std::vector<std::pair<std::string, std::string>> Options;  // key, value
 typedef std::function<bool(double fraction, const char* what)> ProgressFn;
 typedef std::function<bool(const qp_event& event)> EventFn;  // the event is borrowed for the call
+typedef std::function<bool(uint64_t request, const qp_event& event)> EngineEventFn;
 typedef std::function<bool(const char* json)> JsonEventFn;
 
 namespace detail {

@@ -1,0 +1,72 @@
+// Both ends of the graph on the CPU: embedding, positions, and what a step wants of its logits.
+#include <cstring>
+
+#include "kernels/cpu/ops.h"
+
+namespace quantplug::kernels {
+inline namespace QP_KERNELS_NS {
+namespace cpu {
+
+void CpuOps::embed_rows(Matrix embedding, float scale, Slot out) {
+    const PackedMatrix& matrix = matrices[embedding.id];
+    for_rows(n_rows_, [&](int32_t r) {
+        float* to = row(out, r);
+        embedding_row(matrix, step_->rows[size_t(r)].token, to);
+        if (scale != 1) {
+            for (int32_t i = 0; i < matrix.k; ++i) to[i] = to[i] * scale;
+        }
+    });
+}
+
+void CpuOps::add_positions(Matrix table, int32_t offset, Slot x) {
+    const PackedMatrix& matrix = matrices[table.id];
+    for_rows(n_rows_, [&](int32_t r) {
+        float *to = row(x, r), *position = row(Slot::normed, r);  // free before the first layer
+        embedding_row(matrix, step_->rows[size_t(r)].position + offset, position);
+        for (int32_t i = 0; i < matrix.k; ++i) to[i] = to[i] + position[i];
+    });
+}
+
+void CpuOps::select(Slot x, std::span<const Wanted> wanted, int32_t width, Slot out) {
+    n_wanted_ = int32_t(wanted.size());
+    for (int32_t i = 0; i < n_wanted_; ++i)
+        std::memcpy(row(out, i), row(x, wanted[size_t(i)].row), size_t(width) * sizeof(float));
+}
+
+void CpuOps::cap_logits(Slot logits, int32_t width, float scale, float softcap) {
+    run_parallel(threads_, [&](int32_t index, int32_t total) {
+        const int32_t begin = int32_t(cut(width, index, total)), end = int32_t(cut(width, index + 1, total));
+        for (int32_t i = 0; i < n_wanted_; ++i) table_.cap(row(logits, i) + begin, end - begin, scale, softcap);
+    });
+}
+
+void CpuOps::emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) {
+    int32_t best[wanted_block] = {};
+    double log_sum[wanted_block] = {};
+    const auto one = [&](int32_t i) {
+        if (wanted[size_t(i)].what != Wanted::logits) table_.log_sum(row(logits, i), n_vocab, &best[i], &log_sum[i]);
+    };
+    if (n_wanted_ == 1 || threads_ == 1) {
+        for (int32_t i = 0; i < n_wanted_; ++i) one(i);
+    } else {
+        run_parallel(threads_, [&](int32_t index, int32_t total) {
+            for (int64_t i = cut(n_wanted_, index, total), end = cut(n_wanted_, index + 1, total); i < end; ++i)
+                one(int32_t(i));
+        });
+    }
+    for (int32_t i = 0; i < n_wanted_; ++i) {
+        const float* row_logits = row(logits, i);
+        if (wanted[size_t(i)].what == Wanted::logits) {
+            result->values.insert(result->values.end(), row_logits, row_logits + n_vocab);
+        } else if (wanted[size_t(i)].what == Wanted::argmax) {
+            result->tokens.push_back(best[i]);
+            result->values.push_back(float(double(row_logits[best[i]]) - log_sum[i]));
+        } else {
+            result->values.push_back(float(double(row_logits[wanted[size_t(i)].token]) - log_sum[i]));
+        }
+    }
+}
+
+}  // namespace cpu
+}  // namespace QP_KERNELS_NS
+}  // namespace quantplug::kernels

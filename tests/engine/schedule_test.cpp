@@ -1,0 +1,300 @@
+// What a scheduler gives a request: the same as alone, whatever the company, the cache and the order of arrival.
+#include "engine/schedule/scheduler.h"
+
+#include <doctest/doctest.h>
+
+#include <map>
+
+#include "checkpoint_files.h"
+#include "schedule_support.h"
+
+namespace quantplug::test {
+
+using engine::Code;
+using engine::Finish;
+using engine::GenerateEvent;
+using engine::GenerateRequest;
+using engine::Model;
+using engine::Scheduler;
+
+namespace {
+
+/// Steps until all submitted requests have ended.
+std::map<uint64_t, Generated> run_all(Scheduler& scheduler) {
+    std::map<uint64_t, Generated> out;
+    while (scheduler.step(0, [&](uint64_t id, const GenerateEvent& event) { return out[id].add(event), true; }) > 0) {
+    }
+    return out;
+}
+
+GenerateRequest greedy(std::vector<int32_t> prompt, int32_t max_tokens) {
+    GenerateRequest r;
+    r.prompt = std::move(prompt);
+    r.max_tokens = max_tokens;
+    r.ignore_eos = true;
+    return r;
+}
+
+void random_company(int32_t n_streams, int32_t cache_tokens, int n_requests, uint32_t seed) {
+    CAPTURE(n_streams);
+    engine::LoadOptions options;
+    options.max_streams = n_streams;
+    options.cache_tokens = cache_tokens;
+    options.threads = 2;
+    const auto model = load_tiny(n_streams % 4 ? "qwen3" : "llama", options);
+    const auto lone_model = load_tiny(n_streams % 4 ? "qwen3" : "llama", {});
+    Scheduler scheduler(*model);
+    RandomRequests requests(seed, 180);
+    struct Entry {
+        GenerateRequest request;
+        Generated got;
+        int events_until_cancel = -1;
+    };
+    std::map<uint64_t, Entry> all;
+    int left = n_requests;
+    uint64_t active = 0;
+    while (left > 0 || active > 0) {
+        for (int burst = requests.below(3) ? 0 : requests.below(2 * n_streams + 1); burst-- > 0 && left > 0; --left) {
+            Entry entry;
+            entry.request = requests.next();
+            if (requests.below(6) == 0) entry.events_until_cancel = requests.below(10);
+            all.emplace(scheduler.submit(entry.request), std::move(entry));
+        }
+        if (requests.below(8) == 0 && !all.empty()) {
+            const uint64_t id = 1 + uint64_t(requests.below(int32_t(all.size())));
+            try {
+                scheduler.cancel(id);
+                CHECK(all[id].got.ends == 0);
+            } catch (const engine::Error& error) {
+                CHECK(error.code() == Code::not_found);
+                CHECK(all[id].got.ends == 1);
+            }
+        }
+        active = scheduler.step(0, [&](uint64_t id, const GenerateEvent& event) {
+            Entry& entry = all.at(id);
+            entry.got.add(event);
+            return entry.events_until_cancel < 0 || entry.events_until_cancel-- > 0;
+        });
+        if (requests.below(20) == 0) REQUIRE(model->blocks().check() == "");
+    }
+    int cancelled = 0;
+    for (auto& [id, entry] : all) {
+        CAPTURE(id);
+        cancelled += entry.got.finish == Finish::cancelled;
+        check_against(entry.got, alone(*lone_model, entry.request));
+    }
+    CHECK(int(all.size()) == n_requests);
+    check_empty(scheduler, *model);
+    const engine::ScheduleStatus status = scheduler.status();
+    MESSAGE(n_streams << " streams: " << n_requests << " requests, " << cancelled << " cancelled, " << status.n_steps
+                      << " steps, " << status.n_cached_tokens << " prompt tokens from the cache, " << status.n_preempted
+                      << " preempted");
+    CHECK(status.n_cached_tokens > 0);
+    if (n_streams >= 8) CHECK(status.n_preempted > 0);
+}
+
+}  // namespace
+
+TEST_CASE("schedule: 1,000 requests in any company give what each gives alone") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    const int n = 200 / sanitizer_factor;
+    random_company(1, 0, n, seed);
+    random_company(2, 0, n, seed + 1);
+    random_company(4, 512, n, seed + 2);
+    random_company(8, 512, n, seed + 3);
+    random_company(16, 512, n, seed + 4);
+}
+
+TEST_CASE("schedule: a second turn computes its new tokens only") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    RandomRequests requests(seed, 10);
+    const auto model = load_tiny("llama", {});
+    const auto lone_model = load_tiny("llama", {});
+    Scheduler scheduler(*model);
+    GenerateRequest first = greedy(requests.ids(100), 20);
+    const uint64_t a = scheduler.submit(first);
+    const Generated turn1 = run_all(scheduler)[a];
+    check_against(turn1, alone(*lone_model, first));
+    CHECK(turn1.n_cached == 0);
+    CHECK(scheduler.status().n_prompt_tokens == 100);
+
+    GenerateRequest second = greedy(first.prompt, 20);
+    second.prompt.insert(second.prompt.end(), turn1.ids.begin(), turn1.ids.end());
+    const std::vector<int32_t> more = requests.ids(7);
+    second.prompt.insert(second.prompt.end(), more.begin(), more.end());
+    const uint64_t b = scheduler.submit(second);
+    const Generated turn2 = run_all(scheduler)[b];
+    check_against(turn2, alone(*lone_model, second));
+    // The last generated id was never computed.
+    CHECK(turn2.n_cached == 119);
+    CHECK(scheduler.status().n_prompt_tokens == 100 + 8);
+    CHECK(scheduler.status().n_cached_tokens == 119);
+
+    // Another end of the first block and of the tail: nothing that differs is taken.
+    for (const size_t at : {size_t(3), size_t(70)}) {
+        GenerateRequest other = second;
+        other.prompt[at] = other.prompt[at] == 5 ? 6 : 5;
+        const uint64_t c = scheduler.submit(other);
+        const Generated got = run_all(scheduler)[c];
+        CHECK(got.n_cached == at / 64 * 64);
+        check_against(got, alone(*lone_model, other));
+    }
+    check_empty(scheduler, *model);
+}
+
+TEST_CASE("schedule: equal prompts at once are computed once") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    RandomRequests requests(seed, 10);
+    engine::LoadOptions options;
+    options.cache_tokens = 2048;
+    const auto model = load_tiny("mistral", options);
+    const auto lone_model = load_tiny("mistral", {});
+    Scheduler scheduler(*model);
+    const GenerateRequest request = greedy(requests.ids(200), 10);
+    for (int i = 0; i < 8; ++i) scheduler.submit(request);
+    const Generated lone = alone(*lone_model, request);
+    for (const auto& [id, got] : run_all(scheduler)) check_against(got, lone);
+    CHECK(scheduler.status().n_prompt_tokens == 200 + 7 * (200 - 192));
+    check_empty(scheduler, *model);
+}
+
+TEST_CASE("schedule: while a long prompt comes in, every step gives every other stream its token") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    RandomRequests requests(seed, 10);
+    engine::LoadOptions options;
+    options.ctx = 4096;
+    options.cache_tokens = 8192;
+    const auto model = load_tiny("llama", options);
+    Scheduler scheduler(*model);
+    const uint64_t a = scheduler.submit(greedy(requests.ids(5), 200)), b = scheduler.submit(greedy(requests.ids(9), 200));
+    std::map<uint64_t, int> tokens;
+    uint64_t done = 0;
+    const auto step = [&] {
+        tokens.clear();
+        scheduler.step(0, [&](uint64_t id, const GenerateEvent& event) {
+            tokens[id] += int(event.new_tokens.size());
+            if (event.kind == GenerateEvent::prefill && id > b) done = event.n_done;
+            return true;
+        });
+    };
+    for (int i = 0; i < 3; ++i) step();
+    const uint64_t c = scheduler.submit(greedy(requests.ids(3000), 5));
+    int steps = 0;
+    for (; done < 3000; ++steps) {
+        step();
+        CHECK(tokens[a] == 1);
+        CHECK(tokens[b] == 1);
+        REQUIRE(steps < 1000);
+    }
+    CHECK(steps >= 3000 / engine::max_step_rows);
+    CHECK(tokens[c] == 1);
+    // A short prompt does not wait for the end of a long one either.
+    scheduler.submit(greedy(requests.ids(3500), 5));
+    step();
+    const uint64_t e = scheduler.submit(greedy(requests.ids(4), 5));
+    step();
+    CHECK(tokens[e] == 1);
+    scheduler.cancel_all();
+    run_all(scheduler);
+    check_empty(scheduler, *model);
+}
+
+TEST_CASE("schedule: where others hold the cache, a request waits and a pass is refused") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    RandomRequests requests(seed, 10);
+    const auto model = load_tiny("llama", {});
+    const auto lone_model = load_tiny("llama", {});
+    Scheduler scheduler(*model);
+    const GenerateRequest request = greedy(requests.ids(100), 60);  // three blocks of four at its end
+    const Generated lone = alone(*lone_model, request);
+
+    auto held = std::make_unique<engine::Sequence>(*model, 192);
+    const uint64_t a = scheduler.submit(request);
+    Generated got;
+    const auto add = [&](uint64_t, const GenerateEvent& event) { return got.add(event), true; };
+    CHECK(scheduler.step(0, add) == 1);
+    CHECK(scheduler.status().n_waiting == 1);
+    held.reset();
+    held = std::make_unique<engine::Sequence>(*model, 64);
+    for (int i = 0; i < 5; ++i) scheduler.step(0, add);
+    CHECK(scheduler.status().n_running == 1);
+    // Its second block is not full yet, and then there is no third.
+    auto rest = std::make_unique<engine::Sequence>(*model, 64);
+    CHECK_REFUSED(engine::Sequence(*model, 1), Code::resource_exhausted, "room for 0 ");
+    for (int i = 0; i < 100; ++i) scheduler.step(0, add);
+    CHECK(scheduler.status().n_preempted > 0);
+    CHECK(scheduler.status().n_waiting == 1);
+    CHECK(got.ends == 0);
+    held.reset();
+    rest.reset();
+    while (scheduler.step(0, add) > 0) {
+    }
+    check_against(got, lone);
+    static_cast<void>(a);
+    check_empty(scheduler, *model);
+}
+
+TEST_CASE("schedule: a request that fails ends alone") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    RandomRequests requests(seed, 10);
+    const auto model = load_tiny("llama", {});
+    const auto lone_model = load_tiny("llama", {});
+    Scheduler scheduler(*model);
+    const GenerateRequest good = greedy(requests.ids(10), 20);
+    GenerateRequest bad = good;
+    for (int32_t id = 0; id < 96; ++id) bad.sampling.banned.push_back(id);
+    const uint64_t a = scheduler.submit(good), b = scheduler.submit(bad);
+    std::string error;
+    Code code = Code::unknown;
+    std::map<uint64_t, Generated> got;
+    while (scheduler.step(0, [&](uint64_t id, const GenerateEvent& event) {
+        got[id].add(event);
+        if (event.kind == GenerateEvent::end && id == b) error = event.error, code = event.code;
+        return true;
+    }) > 0) {
+    }
+    check_against(got[a], alone(*lone_model, good));
+    CHECK(got[b].ends == 1);
+    CHECK(got[b].finish == Finish::error);
+    CHECK(code == Code::invalid_argument);
+    CHECK(error.find("ban") != std::string::npos);
+    CHECK_REFUSED(scheduler.generate(bad, [](const GenerateEvent&) { return true; }, {}), Code::invalid_argument, "ban");
+    check_empty(scheduler, *model);
+}
+
+TEST_CASE("schedule: refusals of submit, and cancels of what is not there") {
+    const auto model = load_tiny("llama", {});
+    Scheduler scheduler(*model);
+    CHECK_REFUSED(scheduler.submit(greedy({}, 5)), Code::invalid_argument, "prompt");
+    CHECK_REFUSED(scheduler.submit(greedy({96}, 5)), Code::invalid_argument, "96");
+    CHECK_REFUSED(scheduler.submit(greedy({-1}, 5)), Code::invalid_argument, "-1");
+    CHECK_REFUSED(scheduler.submit(greedy(std::vector<int32_t>(256, 5), 5)), Code::out_of_range, "256");
+    CHECK_REFUSED(scheduler.submit(greedy({5}, -1)), Code::invalid_argument, "negative");
+    CHECK_REFUSED(scheduler.cancel(1), Code::not_found, "1");
+    const uint64_t a = scheduler.submit(greedy({5}, 5));
+    scheduler.cancel(a);
+    const auto got = run_all(scheduler);
+    CHECK(got.at(a).finish == Finish::cancelled);
+    CHECK(got.at(a).ids.empty());
+    CHECK_REFUSED(scheduler.cancel(a), Code::not_found);
+    for (size_t i = 0; i < Scheduler::max_waiting; ++i) scheduler.submit(greedy({5}, 1));
+    CHECK_REFUSED(scheduler.submit(greedy({5}, 1)), Code::resource_exhausted, std::to_string(Scheduler::max_waiting));
+    scheduler.cancel_all();
+    CHECK(run_all(scheduler).size() == Scheduler::max_waiting);
+    check_empty(scheduler, *model);
+    // To the last position of the context.
+    const uint64_t whole = scheduler.submit(greedy(std::vector<int32_t>(255, 5), 0));
+    CHECK(run_all(scheduler).at(whole).ids.size() == 1);
+    const uint64_t room = scheduler.submit(greedy(std::vector<int32_t>(250, 6), 0));
+    const Generated last = run_all(scheduler).at(room);
+    CHECK(last.ids.size() == 6);
+    CHECK(last.finish == Finish::length);
+}
+
+}  // namespace quantplug::test
