@@ -17,12 +17,16 @@ bool limit(float value) { return std::isfinite(value) && value >= 0; }
 
 // Names a part of the model; put into words only where something is wrong with it.
 struct Part {
-    int64_t layer = -1, expert = -1;
+    static constexpr int64_t none = -1, shared = -2;
+    int64_t layer = none, expert = none;
     const char* name = "";
 
     std::string words() const {
         return "the model's " + (layer >= 0 ? "layer " + text(layer) + " " : std::string()) +
-               (expert >= 0 ? "expert " + text(expert) + " " : std::string()) + name;
+               (expert >= 0        ? "expert " + text(expert) + " "
+                : expert == shared ? "shared expert "
+                                   : std::string()) +
+               name;
     }
 };
 
@@ -87,7 +91,7 @@ class Checker {
             return invalid("the model's layer " + text(index) + " takes " + text(moe.top_k) + " of " +
                            text(spec_.n_experts) + " experts");
         }
-        if (Status status = matrix(moe.router, hidden, spec_.n_experts, {index, -1, "router"}); !status.ok())
+        if (Status status = matrix(moe.router, hidden, spec_.n_experts, {index, Part::none, "router"}); !status.ok())
             return status;
         for (size_t e = 0; e < moe.experts.size(); ++e) {
             if (Status status = mlp(moe.experts[e], spec_.expert_intermediate_size, {index, int64_t(e), ""});
@@ -99,9 +103,9 @@ class Checker {
                        ? invalid("the model's layer " + text(index) + " has half of a shared expert")
                        : Status{};
         }
-        if (Status status = mlp(moe.shared, spec_.shared_intermediate_size, {index, -1, ""}); !status.ok())
+        if (Status status = mlp(moe.shared, spec_.shared_intermediate_size, {index, Part::shared, ""}); !status.ok())
             return status;
-        return moe.shared_gate.id ? matrix(moe.shared_gate, hidden, 1, {index, -1, "shared expert's gate"}) : Status{};
+        return moe.shared_gate.id ? matrix(moe.shared_gate, hidden, 1, {index, Part::none, "shared_gate"}) : Status{};
     }
 
     Status layer(const LayerSpec& layer, int64_t index) const {
@@ -116,7 +120,7 @@ class Checker {
                         {layer.v, hidden, kv_width, "v"},
                         {layer.o, q_width, hidden, "o"}};
         for (const auto& m : matrices) {
-            if (Status status = matrix(m.matrix, m.k, m.n, {index, -1, m.name}); !status.ok()) return status;
+            if (Status status = matrix(m.matrix, m.k, m.n, {index, Part::none, m.name}); !status.ok()) return status;
         }
         const bool full = layer.qk_norm_full;
         const struct {
@@ -130,16 +134,16 @@ class Checker {
                      {layer.q_norm, full ? q_width : dim, full ? 1 : spec_.n_heads, "q norm"},
                      {layer.k_norm, full ? kv_width : dim, full ? 1 : spec_.n_kv_heads, "k norm"}};
         for (const auto& n : norms) {
-            if (Status status = norm(n.norm, n.width, n.heads, {index, -1, n.name}); !status.ok()) return status;
+            if (Status status = norm(n.norm, n.width, n.heads, {index, Part::none, n.name}); !status.ok())
+                return status;
         }
-        if (Status status = layer.moe.experts.empty()
-                                ? mlp({layer.gate, layer.up, layer.down}, spec_.intermediate_size, {index, -1, ""})
-                                : experts(layer.moe, index);
+        if (Status status = layer.moe.experts.empty() ? mlp({layer.gate, layer.up, layer.down}, spec_.intermediate_size,
+                                                            {index, Part::none, ""})
+                                                      : experts(layer.moe, index);
             !status.ok())
             return status;
         const auto wrong = [&](const std::string& what) { return invalid("the model's layer " + text(index) + what); };
-        if (layer.activation > Activation::relu2)
-            return wrong(" has an activation that this library does not know");
+        if (layer.activation > Activation::relu2) return wrong(" has an activation that this library does not know");
         if (layer.block > Block::post) return wrong(" has a block form that this library does not know");
         if (layer.block == Block::parallel &&
             (layer.attention_post_norm.kind != NormSpec::none || layer.mlp_post_norm.kind != NormSpec::none))
@@ -157,18 +161,24 @@ class Checker {
     // What is outside the layers.
     Status ends() const {
         const int32_t hidden = spec_.hidden_size, embedded = spec_.embedding_size ? spec_.embedding_size : hidden;
-        if (Status status = norm(spec_.final_norm, hidden, 1, {-1, -1, "final norm"}); !status.ok()) return status;
-        if (Status status = norm(spec_.embedding_norm, hidden, 1, {-1, -1, "embedding norm"}); !status.ok())
+        if (Status status = norm(spec_.final_norm, hidden, 1, {Part::none, Part::none, "final norm"}); !status.ok())
             return status;
-        if (Status status = matrix(spec_.embedding, embedded, spec_.n_vocab, {-1, -1, "embedding"}); !status.ok())
+        if (Status status = norm(spec_.embedding_norm, hidden, 1, {Part::none, Part::none, "embedding norm"});
+            !status.ok())
             return status;
-        if (Status status = matrix(spec_.head, embedded, spec_.n_vocab, {-1, -1, "head"}); !status.ok()) return status;
+        if (Status status = matrix(spec_.embedding, embedded, spec_.n_vocab, {Part::none, Part::none, "embedding"});
+            !status.ok())
+            return status;
+        if (Status status = matrix(spec_.head, embedded, spec_.n_vocab, {Part::none, Part::none, "head"}); !status.ok())
+            return status;
         if (spec_.embedding_size && (spec_.project_in.id || embedded != hidden)) {
-            if (Status status = matrix(spec_.project_in, embedded, hidden, {-1, -1, "project_in"}); !status.ok())
+            if (Status status = matrix(spec_.project_in, embedded, hidden, {Part::none, Part::none, "project_in"});
+                !status.ok())
                 return status;
         }
         if (spec_.embedding_size && (spec_.project_out.id || embedded != hidden)) {
-            if (Status status = matrix(spec_.project_out, hidden, embedded, {-1, -1, "project_out"}); !status.ok())
+            if (Status status = matrix(spec_.project_out, hidden, embedded, {Part::none, Part::none, "project_out"});
+                !status.ok())
                 return status;
         }
         if (!spec_.embedding_size && (spec_.project_in.id || spec_.project_out.id))

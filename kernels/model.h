@@ -43,9 +43,9 @@ struct RopeSpec {
     std::vector<float> inv_freq;  // (rotary_dim / 2)
     float scale = 1.0f;           // multiplies cos and sin
     bool interleaved = false;
-    int32_t length_limit = 0;          // 0: f is inv_freq at every length
+    int32_t length_limit = 0;            // 0: f is inv_freq at every length
     std::vector<float> long_inv_freq{};  // (rotary_dim / 2), or empty
-    double theta = 0, factor = 1;      // of the dynamic rule
+    double theta = 0, factor = 1;        // of the dynamic rule
 };
 
 /// How a layer's two halves, attention A and MLP M, meet the residual stream x; N and P are the layer's norms before

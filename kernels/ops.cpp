@@ -51,8 +51,7 @@ Activations BlockOps::norm_qkv(const ModelSpec& spec, const LayerSpec& layer, Ac
     if (!expect(spec, &layer, x, Slot::residual)) return {};
     norm(layer.attention_norm, Slot::residual, spec.hidden_size, Slot::normed);
     project_qkv(spec, layer, Slot::normed, Slot::qkv);
-    if (spec.clip_qkv > 0)
-        clamp(Slot::qkv, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim, spec.clip_qkv);
+    if (spec.clip_qkv > 0) clamp(Slot::qkv, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim, spec.clip_qkv);
     if (!layer.qk_norm_after_rope) head_norms(spec, layer);
     return handle(Slot::qkv);
 }
@@ -98,7 +97,8 @@ Activations BlockOps::rope_append_attend(const ModelSpec& spec, const LayerSpec&
 void BlockOps::project_add(const ModelSpec& spec, const LayerSpec& layer, Activations attended, Activations x) {
     if (!expect(spec, &layer, attended, Slot::attended) || !expect(spec, &layer, x, Slot::residual)) return;
     if (layer.block == Block::parallel && mlp_taken_ != &layer)
-        return fail(invalid_argument, "the walk of a parallel block must call gate_up_act or moe_add before project_add");
+        return fail(invalid_argument,
+                    "the walk of a parallel block must call gate_up_act or moe_add before project_add");
     add_branch(spec, layer, layer.attention_post_norm, layer.o, Slot::attended);
 }
 
@@ -160,15 +160,7 @@ void BlockOps::moe_add(const ModelSpec& spec, const LayerSpec& layer, Activation
     mlp_norm(spec, layer);
     project(moe.router, Slot::normed, Slot::chosen, 0, Store::set);
     route(moe, Slot::chosen);
-    clear(Slot::expert_sum, hidden);
-    for (size_t e = 0; e < moe.experts.size(); ++e) {
-        if (!gather(int32_t(e), Slot::chosen, Slot::normed, Slot::expert_in)) continue;
-        const Mlp& expert = moe.experts[e];
-        gate_up(layer.activation, expert, spec.expert_intermediate_size, Slot::expert_in, Slot::expert_gate,
-                Slot::expert_up);
-        project(expert.down, Slot::expert_gate, Slot::expert_out, 0, Store::set);
-        scatter(int32_t(e), Slot::chosen, Slot::expert_out, Slot::expert_sum);
-    }
+    run_experts(spec, layer);
     if (moe.shared.down.id) {
         gate_up(layer.activation, moe.shared, spec.shared_intermediate_size, Slot::normed, Slot::gate, Slot::up);
         if (moe.shared_gate.id) {
@@ -187,6 +179,19 @@ void BlockOps::moe_add(const ModelSpec& spec, const LayerSpec& layer, Activation
     if (layer.mlp_post_norm.kind != NormSpec::none)
         norm(layer.mlp_post_norm, Slot::expert_sum, hidden, Slot::expert_sum);
     add_scaled(Slot::expert_sum, spec.residual_scale, hidden, Slot::residual);
+}
+
+void BlockOps::run_experts(const ModelSpec& spec, const LayerSpec& layer) {
+    const MoeSpec& moe = layer.moe;
+    clear(Slot::expert_sum, spec.hidden_size);
+    for (size_t e = 0; e < moe.experts.size(); ++e) {
+        if (!gather(int32_t(e), Slot::chosen, Slot::normed, Slot::expert_in)) continue;
+        const Mlp& expert = moe.experts[e];
+        gate_up(layer.activation, expert, spec.expert_intermediate_size, Slot::expert_in, Slot::expert_gate,
+                Slot::expert_up);
+        project(expert.down, Slot::expert_gate, Slot::expert_out, 0, Store::set);
+        scatter(int32_t(e), Slot::chosen, Slot::expert_out, Slot::expert_sum);
+    }
 }
 
 // ---------------------------------------------------------------- head

@@ -25,10 +25,10 @@ enum class Slot : uint32_t {
     gate,
     up,
     chosen,         // (rows, n_experts) router logits, then the weights of the chosen experts, -1 for the others
-    expert_in,      // (rows of one expert, hidden)
-    expert_gate,    // (rows of one expert, expert_intermediate_size)
+    expert_in,      // (rows of experts, hidden)
+    expert_gate,    // (rows of experts, expert_intermediate_size)
     expert_up,      //
-    expert_out,     // (rows, hidden)
+    expert_out,     // (rows of experts, or all rows, hidden)
     expert_sum,     // (rows, hidden)
     wanted,         // (wanted, hidden)
     wanted_narrow,  // (wanted, embedding_size) where there is a project_out
@@ -77,7 +77,7 @@ class BlockOps : public Ops {
                           int32_t width) = 0;  // gate = act(gate) * up; up none: act(gate)
 
     // Experts. The rows of the expert slots are those that chose the expert of the latest `gather`.
-    virtual void route(const MoeSpec&, Slot chosen) = 0;  // router logits -> weights, in place
+    virtual void route(const MoeSpec&, Slot chosen) = 0;                        // router logits -> weights, in place
     virtual bool gather(int32_t expert, Slot chosen, Slot x, Slot out) = 0;     // false: no row chose it
     virtual void scatter(int32_t expert, Slot chosen, Slot from, Slot to) = 0;  // to[row] += weight * from
     virtual void clear(Slot x, int32_t width) = 0;
@@ -91,6 +91,8 @@ class BlockOps : public Ops {
     virtual void emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) = 0;
 
     // Several products at once: composed of the above, or fused.
+    /// expert_sum = the chosen experts' weighted outputs for Slot::normed, in the order of rising ids.
+    virtual void run_experts(const ModelSpec&, const LayerSpec&);
     virtual void project_qkv(const ModelSpec&, const LayerSpec&, Slot x, Slot out);
     /// gate = act(x W_gate) * (x W_up), or act(x W_up) where there is no gate; `inner` columns.
     virtual void gate_up(Activation, const Mlp&, int32_t inner, Slot x, Slot gate, Slot up);

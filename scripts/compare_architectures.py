@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 
 import torch
 import transformers
@@ -357,7 +358,7 @@ CASES = [
          repack=renamer("ExaoneForCausalLM", exaone, NAMES_GPT, to_h, num_layers=4, num_hidden_layers=None,
                         activation_function="silu", hidden_act=None, layer_norm_epsilon=1e-6, rms_norm_eps=None)),
     Case("EXAONE 4", "Exaone4", dict(num_hidden_layers=5, sliding_window=8)),
-    Case("EXAONE 4 no window", "Exaone4", dict(sliding_window=None)),
+    Case("EXAONE 4 no window", "Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 4)),
     Case("SmolLM3", "SmolLM3", dict(num_hidden_layers=5)),
     Case("Nemotron", "Nemotron", dict(head_dim=32), plus_one=True),
     Case("HunYuan", "HunYuanDenseV1", dict(head_dim=32, rope_parameters=dict(rope_type="dynamic", alpha=1000.0, factor=1.0, rope_theta=1e4))),
@@ -366,7 +367,6 @@ CASES = [
 ]
 
 MODEL_CLASS = {"GPT2": "GPT2LMHeadModel"}
-CONFIG_CLASS = {"Mixtral": "MixtralConfig"}
 
 
 def make(case, folder, seed):
@@ -454,6 +454,8 @@ def main():
     parser.add_argument("--keep")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(1)
     program = Program(str(pathlib.Path(arguments.program).resolve()), arguments.device)
     root = pathlib.Path(arguments.keep or tempfile.mkdtemp())

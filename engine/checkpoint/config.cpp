@@ -208,7 +208,7 @@ void read_window(const ConfigKeys& keys, const Sizes& sizes, ModelConfig& config
                  "\", where a number or LLLG is read");
         config.sliding_window_pattern = int64_t(letters.size());
     } else {
-        config.sliding_window_pattern = sizes.find({"sliding_window_pattern"}, 1, max_layers);
+        config.sliding_window_pattern = sizes.find({"sliding_window_pattern"}, 0, max_layers);
     }
     if (const JsonObject* level = keys.value_of("layer_types")) {
         config.layer_types = level->strings("layer_types");

@@ -109,9 +109,9 @@ void DecoderReader::attention_numbers() {
         if (clip < 0) fail(Code::invalid_argument, folder_.name(), "/config.json: clip_qkv is ", clip);
         s.clip_qkv = float(clip);
     }
-    for (const std::string_view key : {"apply_residual_connection_post_layernorm"})
-        if (keys_.boolean({key}).value_or(false))
-            fail(Code::unimplemented, folder_.name(), "/config.json: ", key, " is true, which is not supported");
+    if (keys_.boolean({"apply_residual_connection_post_layernorm"}).value_or(false))
+        fail(Code::unimplemented, folder_.name(),
+             "/config.json: apply_residual_connection_post_layernorm is true, which is not supported");
     if (row_.alibi != AlibiRule::none && (row_.alibi != AlibiRule::baichuan || c.hidden_size != 4096)) alibi();
     if (row_.block == BlockRule::falcon && keys_.boolean({"alibi"}).value_or(false))
         fail(Code::unimplemented, folder_.name(), "/config.json: alibi is true, which is not supported for ",
@@ -279,9 +279,11 @@ DecoderReader::LayerKind DecoderReader::kind_of(int32_t i) const {
         case WindowRule::even:
             kind.sliding = i % 2 == 0;
             break;
-        case WindowRule::pattern:
-            kind.sliding = (i + 1) % c.sliding_window_pattern.value_or(row_.window_pattern) != 0;
+        case WindowRule::pattern: {
+            const int64_t pattern = c.sliding_window_pattern.value_or(row_.window_pattern);
+            kind.sliding = pattern > 0 && (i + 1) % pattern != 0;
             break;
+        }
     }
     if (!c.layer_types.empty()) {
         const std::string& type = c.layer_types[size_t(i)];

@@ -71,6 +71,9 @@ MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder,
              "; the cache must hold at least one whole context");
     const int32_t own = decoder.spec.max_positions;
     if (options.ctx > 0) {
+        if (decoder.position_limit > 0 && options.ctx > decoder.position_limit)
+            fail(Code::invalid_argument, "ctx is ", options.ctx, " and the model knows ", decoder.position_limit,
+                 " positions; ask for at most as many");
         if (options.ctx > own && log)
             log(concat("context ", options.ctx, " is above the model's own ", own, "; text may fall apart beyond it"));
         return plan_with(device, decoder, options, options.ctx);
@@ -139,9 +142,10 @@ std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& form
     model->ctx_ = plan.ctx;
     decoder.spec.max_positions = plan.ctx;
     decoder.spec.compute = options.compute;
-    load_weights(folder, format, decoder, *model->device_, progress);
+    // The cache first: a mode that the model's heads do not allow is refused before anything is read.
     const kernels::KvSpec kv = kv_spec(options, plan.cache_tokens);
     check(model->device_->make_kv(decoder.spec, kv, &model->kv_), folder.name());
+    load_weights(folder, format, decoder, *model->device_, progress);
     check(model->device_->prepare(decoder.spec, max_step_rows, step_wanted(options)), folder.name());
     model->blocks_ = std::make_unique<BlockPool>(kv.n_blocks, kv_block_tokens);
     return model;

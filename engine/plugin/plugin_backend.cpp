@@ -6,6 +6,7 @@
 #include "engine/checkpoint/folder.h"
 #include "engine/plugin/load_options.h"
 #include "engine/plugin/plugin_model.h"
+#include "engine/tools/bench_json.h"
 #include "engine/tools/quantize_json.h"
 
 namespace quantplug::engine {
@@ -23,6 +24,8 @@ constexpr std::array tools = {
          dequantize_arguments, run_dequantize},
     Tool{"import-gguf", "turns a GGUF file of a llama-like model into a Hugging Face folder", import_gguf_arguments,
          [](const Format&, std::string_view arguments, const EmitJson& emit) { run_import_gguf(arguments, emit); }},
+    Tool{"bench", "measures prefill and decode, of a folder or of random weights, and the machine's limits",
+         bench_arguments, run_bench},
 };
 
 Log log_of(const backend::Backend& backend) {

@@ -12,8 +12,8 @@ namespace quantplug::engine {
 namespace {
 
 constexpr int32_t block_tokens = kv_block_tokens;
-constexpr int64_t reserve_tokens = 256;  // of its answer that a request is admitted with room for
 constexpr int32_t least_prompt_rows = 8;  // of a step, however many streams decode
+constexpr size_t least_parallel_vocab = 4096;  // below it a sampler is faster than a thread is woken
 
 size_t blocks_of(int64_t n_tokens) { return size_t((n_tokens + block_tokens - 1) / block_tokens); }
 
@@ -66,7 +66,7 @@ void Scheduler::admit() {
         for (const StreamPtr& r : running_) owed += r->n_reserved - std::min(r->n_reserved, r->blocks.size());
         extend_from_cache(*s);
         const int64_t n = int64_t(s->generation.ids().size());
-        const int64_t reserve = std::min<int64_t>(s->generation.n_left(), reserve_tokens) - 1;
+        const int64_t reserve = std::clamp<int64_t>(s->generation.n_left() - 1, 0, reserve_tokens_);
         const BlockPool::Counts counts = pool_.counts();
         const size_t room = size_t(counts.free + counts.cached) + s->blocks.size();
         // The first is admitted with room for its prompt alone: nobody else's end would bring more.
@@ -218,8 +218,11 @@ void Scheduler::compute(Batch& batch) {
             generation.stop(Finish::error, Code::resource_exhausted, "there is no memory for an event");
         }
     };
-    const int32_t threads = std::min(int32_t(wanted.size()), kernels::default_threads());
-    kernels::run_parallel(std::max(threads, 1), [&](int32_t index, int32_t count) {
+    const int32_t own = model_.options().threads;
+    const int64_t most = std::count_if(wanted.begin(), wanted.end(),
+                                       [](const kernels::Wanted& w) { return w.what == kernels::Wanted::logits; });
+    const int64_t threads = n_vocab < least_parallel_vocab ? 1 : std::min<int64_t>(most, own > 0 ? own : kernels::default_threads());
+    kernels::run_parallel(int32_t(std::max<int64_t>(threads, 1)), [&](int32_t index, int32_t count) {
         for (size_t i = size_t(index); i < batch.size(); i += size_t(count)) follow(i);
     });
 }

@@ -15,8 +15,11 @@ constexpr auto poll_time = std::chrono::milliseconds(20);
 
 }  // namespace
 
-Scheduler::Scheduler(Model& model)
-    : model_(model), pool_(model.blocks()), n_streams_(size_t(model.options().max_streams)) {
+Scheduler::Scheduler(Model& model, int32_t reserve_tokens)
+    : model_(model),
+      pool_(model.blocks()),
+      n_streams_(size_t(model.options().max_streams)),
+      reserve_tokens_(reserve_tokens) {
     pool_.listen([this] {
         const std::lock_guard lock(mutex_);
         changed_.notify_all();

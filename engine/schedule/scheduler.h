@@ -36,7 +36,8 @@ class Scheduler {
     static constexpr size_t max_waiting = 4096;
     static constexpr size_t max_undelivered = 3;
 
-    explicit Scheduler(Model& model);
+    /// reserve_tokens: of its answer that a request is admitted with room for.
+    explicit Scheduler(Model& model, int32_t reserve_tokens = 256);
     ~Scheduler();  // no call is running
     Scheduler(const Scheduler&) = delete;
     Scheduler& operator=(const Scheduler&) = delete;
@@ -96,6 +97,7 @@ class Scheduler {
     Model& model_;
     BlockPool& pool_;
     const size_t n_streams_;
+    const int64_t reserve_tokens_;
 
     mutable std::mutex mutex_;  // before the pool's; not held while a step computes or a callback runs
     std::condition_variable changed_;

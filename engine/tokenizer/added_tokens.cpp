@@ -69,8 +69,8 @@ bool AddedTokens::touches_word(std::string_view text, size_t begin, size_t end, 
     return !matches.empty();
 }
 
-std::vector<Segment> AddedTokens::cut(std::string_view text, bool normalized, bool special_text,
-                                      RegexScratch& scratch) const {
+std::vector<Segment> AddedTokens::cut(std::string_view text, bool normalized, bool special_text, RegexScratch& scratch,
+                                      const IsText& is_text) const {
     std::vector<Segment> out;
     const TokenTrie& trie = normalized ? normal_ : plain_;
     size_t done = 0;
@@ -78,6 +78,7 @@ std::vector<Segment> AddedTokens::cut(std::string_view text, bool normalized, bo
         for (auto found = trie.find(text, 0); found; found = trie.find(text, found->end)) {
             const AddedToken& token = tokens_[static_cast<size_t>(found->value)];
             if (token.special && !special_text) continue;
+            if (token.special && is_text && is_text(static_cast<size_t>(found->value), found->begin, found->end)) continue;
             size_t begin = found->begin, end = found->end;
             if (token.single_word && touches_word(text, begin, end, scratch)) continue;
             while (token.lstrip && begin > done) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,7 +60,13 @@ class AddedTokens {
     /// Cuts `text` at the tokens that are matched before (`normalized` false) or after normalising. Special tokens are
     /// passed over where !special_text, and the text that they cover with them, as in Hugging Face's
     /// encode_special_tokens.
-    std::vector<Segment> cut(std::string_view text, bool normalized, bool special_text, RegexScratch& scratch) const;
+    std::vector<Segment> cut(std::string_view text, bool normalized, bool special_text, RegexScratch& scratch) const {
+        return cut(text, normalized, special_text, scratch, nullptr);
+    }
+    /// `is_text` says of a special token (its place in tokens(), and where it is in `text`) whether it stays text.
+    using IsText = std::function<bool(size_t index, size_t begin, size_t end)>;
+    std::vector<Segment> cut(std::string_view text, bool normalized, bool special_text, RegexScratch& scratch,
+                             const IsText& is_text) const;
 
     const std::vector<AddedToken>& tokens() const { return tokens_; }
 

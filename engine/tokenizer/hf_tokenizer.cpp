@@ -97,7 +97,30 @@ const HfTokenizer::Added* HfTokenizer::added(int32_t id) const {
     return it != added_.end() && it->token.id == id ? &*it : nullptr;
 }
 
-std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool special_text) const {
+// Which special tokens of the normalised segment stay text. The normaliser moves bytes about, so the tokens are told
+// apart by their number: the n-th of a kind in the text is the n-th in its normal form.
+AddedTokens::IsText HfTokenizer::text_after_normalizing(std::string_view segment, size_t offset,
+                                                        std::span<const ByteRange> plain) const {
+    if (plain.empty()) return nullptr;
+    if (normalizer_.empty())
+        return [=](size_t, size_t begin, size_t end) { return touches(plain, offset + begin, offset + end); };
+    std::vector<std::vector<bool>> kept(matcher_.tokens().size());
+    for (size_t i = 0; i < kept.size(); ++i) {
+        const AddedToken& token = matcher_.tokens()[i];
+        if (!token.special || !token.normalized || token.content.empty()) continue;
+        for (size_t at = segment.find(token.content); at != std::string_view::npos;
+             at = segment.find(token.content, at + token.content.size()))
+            kept[i].push_back(touches(plain, offset + at, offset + at + token.content.size()));
+    }
+    return [kept = std::move(kept), seen = std::vector<size_t>(matcher_.tokens().size())](size_t index, size_t,
+                                                                                          size_t) mutable {
+        const size_t n = seen[index]++;
+        return n < kept[index].size() && kept[index][n];
+    };
+}
+
+std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool special_text,
+                                         std::span<const ByteRange> plain) const {
     if (text.size() > text_limit)
         fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit,
              ": split it");
@@ -116,7 +139,9 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool sp
     PreTokenizerScratch scratch;
     const std::unique_ptr<WordScratch> word_scratch = model_->make_scratch();
     uint64_t left = grown_text_limit(text.size());  // bytes that the normalizer may still make
-    for (const Segment& segment : matcher_.cut(text, false, special_text, scratch.regex)) {
+    AddedTokens::IsText is_text;
+    if (!plain.empty()) is_text = [=](size_t, size_t begin, size_t end) { return touches(plain, begin, end); };
+    for (const Segment& segment : matcher_.cut(text, false, special_text, scratch.regex, is_text)) {
         if (segment.id >= 0) {
             out.push_back(segment.id);
             continue;
@@ -126,7 +151,9 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, Bos bos, bool sp
             normalizer_.empty() ? std::string() : normalizer_.apply(segment.text, scratch.regex, left);
         left -= normal.size();
         const std::string_view piece = normalizer_.empty() ? segment.text : std::string_view(normal);
-        for (const Segment& part : matcher_.cut(piece, true, special_text, scratch.regex)) {
+        const auto offset = static_cast<size_t>(segment.text.data() - text.data());
+        for (const Segment& part : matcher_.cut(piece, true, special_text, scratch.regex,
+                                                text_after_normalizing(segment.text, offset, plain))) {
             if (part.id >= 0) {
                 out.push_back(part.id);
                 continue;

@@ -24,7 +24,12 @@ class HfTokenizer final : public Tokenizer {
     /// Takes what it needs out of `file`; `names` says what tokenizer_config.json and special_tokens_map.json say.
     HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::string_view name);
 
-    std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override;
+    std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override {
+        return encode(text, bos, special_text, {});
+    }
+    std::vector<int32_t> encode_marked(std::string_view text, Bos bos, std::span<const ByteRange> plain) const override {
+        return encode(text, bos, true, plain);
+    }
     std::unique_ptr<DecodeStream> decode_stream(bool special_text) const override;
     int32_t size() const override { return size_; }
     std::optional<int32_t> bos_id() const override { return bos_id_; }
@@ -47,6 +52,10 @@ class HfTokenizer final : public Tokenizer {
     std::vector<Added> make_added(const std::vector<AddedToken>& tokens, std::string_view name) const;
     AddedTokens make_matcher() const;
     const Added* added(int32_t id) const;
+    std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text,
+                                std::span<const ByteRange> plain) const;
+    AddedTokens::IsText text_after_normalizing(std::string_view segment, size_t offset,
+                                               std::span<const ByteRange> plain) const;
 
     Normalizer normalizer_;
     PreTokenizer pre_tokenizer_;

@@ -60,13 +60,14 @@ void append_normal_form(std::string_view text, bool compose, bool compatibility,
     for (utf8proc_ssize_t i = 0; i < n; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
 }
 
-std::string unicode_normal_form(std::string_view text, bool compose, bool compatibility) {
+// `leave`: what Hugging Face's tables lack stays as it is.
+std::string unicode_normal_form(std::string_view text, bool compose, bool compatibility, bool leave = true) {
     std::string out;
     out.reserve(text.size());
     size_t done = 0;
     for (size_t i = 0; i < text.size();) {
         const Utf8Char c = utf8_at(text, i);
-        if (c.length > 1 && (c.code == lone_jamo || find_range(not_normalised, c.code))) {
+        if (c.length > 1 && (c.code == lone_jamo || (leave && find_range(not_normalised, c.code)))) {
             append_normal_form(text.substr(done, i - done), compose, compatibility, out);
             out.append(text.substr(i, c.length));
             done = i + c.length;
@@ -163,6 +164,7 @@ void Normalizer::add(const nlohmann::json& json, std::string_view name) {
     step.type = type;
     if (type == "NFC") {
         step.kind = Kind::nfc;
+        step.all_characters = bool_field(json, "all_characters", false, name);
     } else if (type == "NFD") {
         step.kind = Kind::nfd;
     } else if (type == "NFKC") {
@@ -210,7 +212,7 @@ std::string Normalizer::apply(std::string_view input, RegexScratch& scratch, uin
         if (text.empty()) return text;
         switch (step.kind) {
             case Kind::nfc:  // below U+0300 nothing combines
-                if (!below(text, 0xCC)) text = unicode_normal_form(text, true, false);
+                if (!below(text, 0xCC)) text = unicode_normal_form(text, true, false, !step.all_characters);
                 break;
             case Kind::nfd:
                 if (!below(text, 0x80)) text = unicode_normal_form(text, false, false);

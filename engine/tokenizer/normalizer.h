@@ -14,7 +14,9 @@ namespace quantplug::engine {
 class Normalizer {
  public:
     /// The object of the key "normalizer", or null. Known: NFC, NFD, NFKC, NFKD, Nmt, Prepend, Replace, Lowercase,
-    /// Strip, StripAccents, ByteLevel, Precompiled, Sequence. Errors name `name` and the type.
+    /// Strip, StripAccents, ByteLevel, Precompiled, Sequence. Errors name `name` and the type. NFC with
+    /// "all_characters": true, a key of our own, is Unicode's, where Hugging Face's tables lack what came after
+    /// Unicode 10.
     static Normalizer parse(const nlohmann::json& json, std::string_view name);
 
     bool empty() const { return steps_.empty(); }
@@ -46,6 +48,7 @@ class Normalizer {
         std::string text;  // prepend, replace: the content
         Regex pattern = Regex::literal("");
         bool left = false, right = false;  // strip
+        bool all_characters = false;       // nfc
         Charsmap charsmap = {};            // precompiled
     };
     void add(const nlohmann::json& json, std::string_view name);

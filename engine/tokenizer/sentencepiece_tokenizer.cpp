@@ -46,7 +46,14 @@ class SentencePieceTokenizer final : public Tokenizer {
         adds_eos_ = names.add_eos.value_or(false) && eos_id_;
     }
 
-    std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override;
+    std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override {
+        return encode(text, bos, special_text, {});
+    }
+    std::vector<int32_t> encode_marked(std::string_view text, Bos bos, std::span<const ByteRange> plain) const override {
+        return encode(text, bos, true, plain);
+    }
+    std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text,
+                                std::span<const ByteRange> plain) const;
     std::unique_ptr<DecodeStream> decode_stream(bool special_text) const override;
     int32_t size() const override { return size_; }
     std::optional<int32_t> bos_id() const override { return bos_id_; }
@@ -144,7 +151,8 @@ class SentencePieceTokenizer final : public Tokenizer {
     bool adds_bos_ = false, adds_eos_ = false;
 };
 
-std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos bos, bool special_text) const {
+std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos bos, bool special_text,
+                                                    std::span<const ByteRange> plain) const {
     if (text.size() > text_limit)
         fail(Code::out_of_range, "a text of ", text.size(), " bytes is longer than the limit of ", text_limit,
              ": split it");
@@ -155,7 +163,9 @@ std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text, Bos b
     std::vector<int32_t> out;
     RegexScratch scratch;
     bool first = true;
-    for (const Segment& segment : matcher_.cut(valid, false, special_text, scratch)) {
+    AddedTokens::IsText is_text;
+    if (!plain.empty()) is_text = [=](size_t, size_t begin, size_t end) { return touches(plain, begin, end); };
+    for (const Segment& segment : matcher_.cut(valid, false, special_text, scratch, is_text)) {
         if (segment.id >= 0)
             out.push_back(segment.id);
         else if (!keeps_prefix_ && prefix_ && first)

@@ -102,7 +102,7 @@ json prefix_template(const TokenizerFile& file, const std::vector<std::string>& 
     for (const std::string& token : tokens) {
         single.push_back({{"SpecialToken", {{"id", token}}}});
         for (const AddedToken& added : file.added)
-            if (added.content == token) specials[token] = {{"ids", {added.id}}};
+            if (added.content == token) specials[token] = {{"ids", {static_cast<uint32_t>(added.id)}}};
     }
     single.push_back({{"Sequence", {{"id", "A"}}}});
     return {{"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", specials}};
@@ -139,7 +139,7 @@ std::unique_ptr<Tokenizer> load_tiktoken(const std::filesystem::path& path, Spec
                  " is missing: added_tokens_decoder of tokenizer_config.json has to list it, or put the model's "
                  "tokenizer.json beside it");
     if (!family.prefix.empty()) file.post_processor = prefix_template(file, family.prefix);
-    if (family.nfc) file.normalizer = {{"type", "NFC"}};
+    if (family.nfc) file.normalizer = {{"type", "NFC"}, {"all_characters", true}};
     if (names.bos.empty()) names.bos = family.bos;
     if (names.eos.empty()) names.eos = family.eos;
     return std::make_unique<HfTokenizer>(std::move(file), names, name);

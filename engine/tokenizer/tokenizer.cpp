@@ -1,5 +1,7 @@
 #include "engine/tokenizer/tokenizer.h"
 
+#include <algorithm>
+
 #include "engine/base/error.h"
 #include "engine/tokenizer/hf_tokenizer.h"
 #include "engine/tokenizer/sentencepiece_tokenizer.h"
@@ -8,6 +10,15 @@
 #include "engine/tokenizer/tiktoken.h"
 
 namespace quantplug::engine {
+
+bool touches(std::span<const ByteRange> ranges, size_t begin, size_t end) {
+    const auto inside = [&](size_t at) {
+        const auto it = std::upper_bound(ranges.begin(), ranges.end(), at,
+                                         [](size_t byte, const ByteRange& range) { return byte < range.end; });
+        return it != ranges.end() && it->begin <= at;
+    };
+    return begin < end && (inside(begin) || inside(end - 1));
+}
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool special_text) const {
     const std::unique_ptr<DecodeStream> stream = decode_stream(special_text);

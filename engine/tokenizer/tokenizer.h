@@ -22,6 +22,14 @@ class DecodeStream {
     virtual std::string finish() = 0;
 };
 
+/// Bytes begin .. end-1 of a text.
+struct ByteRange {
+    size_t begin = 0, end = 0;
+};
+
+/// The first or the last of bytes begin .. end-1 is in one of the ranges, which are ascending and do not overlap.
+bool touches(std::span<const ByteRange> ranges, size_t begin, size_t end);
+
 /// Immutable after loading: every method may be called from any thread at any time.
 class Tokenizer {
  public:
@@ -36,6 +44,11 @@ class Tokenizer {
     /// is not UTF-8: each maximal invalid part is read as U+FFFD, as Python's errors="replace" does. Errors:
     /// invalid_argument (Bos::on without a BOS token), resource_exhausted (a hostile regular expression hit its limit).
     virtual std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const = 0;
+
+    /// encode(text, bos, true), but a special token that begins or ends in one of `plain` stays text: what a message
+    /// says is no control token, while a role between the template's `<|` and `|>` is part of one. `text` is UTF-8.
+    virtual std::vector<int32_t> encode_marked(std::string_view text, Bos bos,
+                                               std::span<const ByteRange> plain) const = 0;
 
     /// Whole UTF-8 characters; bytes that form none come out as U+FFFD. Special tokens are skipped unless
     /// `special_text`. Ids outside 0 .. size()-1 and ids without a token give no text.

@@ -12,7 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
 #include "engine/checkpoint/writer.h"
-#include "engine/model/architecture.h"
+#include "engine/model/decoder.h"
 #include "engine/tools/convert.h"
 #include "engine/tools/sharded_writer.h"
 #include "kernels/half.h"
@@ -86,6 +86,20 @@ StoredType kept_type(StoredType stored, StoredType type) {
     return is_float(stored) && type == StoredType::f32 ? type : stored;
 }
 
+/// Outputs of the quantised matrices as the architecture has them; empty where it is not known.
+std::map<std::string, int32_t> known_outputs(const ModelFolder& folder, const Format& format) {
+    std::map<std::string, int32_t> outputs;
+    try {
+        for (const LinearPart& part : read_decoder(folder, format).linears)
+            if (part.quantised && part.layer >= 0) outputs[part.module] = part.stored_columns;
+    } catch (const Error&) {
+        // Any folder can be dequantised, whatever the architecture: its matrices keep the sizes that they are stored
+        // in.
+        outputs.clear();
+    }
+    return outputs;
+}
+
 std::string config_text(const ModelFolder& folder, StoredType type, bool has_head, bool unit_head) {
     Json config = folder.config().value();
     config.erase("quantization_config");
@@ -114,8 +128,12 @@ DequantizeResult dequantize(const Format& format, const std::filesystem::path& i
     if (const Probe probe = format.probe(folder); probe.score <= 0) fail(Code::failed_precondition, probe.reason);
 
     std::map<std::string, Matrix> matrices;
+    const std::map<std::string, int32_t> outputs = known_outputs(folder, format);
     for (StoredModule& module : format.modules(folder)) {
         const std::string name = module.name;
+        // Columns that only pad a matrix are left out.
+        if (const auto known = outputs.find(name); known != outputs.end())
+            module.out_features = std::min(module.out_features, known->second);
         Matrix matrix{std::move(module)};
         matrix.transposed = architecture && stored_transposed(*architecture, name);
         matrix.has_bias =

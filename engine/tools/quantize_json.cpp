@@ -10,21 +10,6 @@ namespace quantplug::engine {
 
 namespace {
 
-constexpr const char* arguments_name = "the arguments";
-
-/// The arguments, all of them known.
-Json parse_arguments(std::string_view arguments, std::string_view described) {
-    const Json known = parse_json(described, "the tool's description");
-    Json document = parse_json(arguments.empty() ? "{}" : arguments, arguments_name);
-    JsonObject(document, arguments_name);
-    std::string list;
-    for (const auto& [key, value] : known.items()) list += concat(list.empty() ? "" : ", ", key);
-    for (const auto& [key, value] : document.items())
-        if (!known.contains(key))
-            fail(Code::invalid_argument, "unknown argument \"", printable(key), "\": there are ", list);
-    return document;
-}
-
 std::string required(const JsonObject& arguments, std::string_view key) {
     const auto value = arguments.string(key);
     if (!value || value->empty()) fail(Code::invalid_argument, "the argument \"", key, "\" is missing: give a folder");
@@ -56,10 +41,22 @@ std::function<bool(double, const std::string&)> progress_to(const EmitJson& emit
 
 }  // namespace
 
+Json parse_tool_arguments(std::string_view arguments, std::string_view described) {
+    const Json known = parse_json(described, "the tool's description");
+    Json document = parse_json(arguments.empty() ? "{}" : arguments, tool_arguments_name);
+    JsonObject(document, tool_arguments_name);
+    std::string list;
+    for (const auto& [key, value] : known.items()) list += concat(list.empty() ? "" : ", ", key);
+    for (const auto& [key, value] : document.items())
+        if (!known.contains(key))
+            fail(Code::invalid_argument, "unknown argument \"", printable(key), "\": there are ", list);
+    return document;
+}
+
 void run_quantize(const MakeQuantizer& make, std::string_view described, std::string_view arguments_json,
                   const EmitJson& emit) {
-    const Json document = parse_arguments(arguments_json, described);
-    const JsonObject arguments(document, arguments_name);
+    const Json document = parse_tool_arguments(arguments_json, described);
+    const JsonObject arguments(document, tool_arguments_name);
     QuantizeRequest request;
     request.in = required(arguments, "in");
     request.out = required(arguments, "out");
@@ -89,8 +86,8 @@ const char* dequantize_arguments() {
 }
 
 void run_dequantize(const Format& format, std::string_view arguments_json, const EmitJson& emit) {
-    const Json document = parse_arguments(arguments_json, dequantize_arguments());
-    const JsonObject arguments(document, arguments_name);
+    const Json document = parse_tool_arguments(arguments_json, dequantize_arguments());
+    const JsonObject arguments(document, tool_arguments_name);
     DequantizeOptions options;
     options.type = dtype_of(arguments);
     options.progress = progress_to(emit);
@@ -105,8 +102,8 @@ const char* import_gguf_arguments() {
 }
 
 void run_import_gguf(std::string_view arguments_json, const EmitJson& emit) {
-    const Json document = parse_arguments(arguments_json, import_gguf_arguments());
-    const JsonObject arguments(document, arguments_name);
+    const Json document = parse_tool_arguments(arguments_json, import_gguf_arguments());
+    const JsonObject arguments(document, tool_arguments_name);
     ImportGgufOptions options;
     options.type = dtype_of(arguments);
     options.progress = progress_to(emit);

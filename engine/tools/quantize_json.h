@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/checkpoint/json.h"
 #include "engine/tools/dequantize.h"
 #include "engine/tools/quantize.h"
 
@@ -12,6 +13,12 @@ namespace quantplug::engine {
 
 /// One JSON object, valid for the call; false cancels.
 using EmitJson = std::function<bool(const std::string& json)>;
+
+inline constexpr const char* tool_arguments_name = "the arguments";  // in messages
+
+/// The arguments of a tool, an object whose keys are all in `described` (qp_tool_info::arguments); others are refused
+/// by name.
+Json parse_tool_arguments(std::string_view arguments, std::string_view described);
 
 /// `described`: the arguments as qp_tool_info::arguments has them; what is not in it is refused by name. Events:
 /// {"event": "progress", "fraction", "what"}, {"event": "layer", "name", "bits"}, last {"event": "done",

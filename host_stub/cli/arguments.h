@@ -1,11 +1,15 @@
 // Arguments that several commands share, and the functions that declare them.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
+
+namespace CLI {
+class App;
+}
 
 namespace quantplug::host {
 
@@ -32,10 +36,23 @@ struct ModelArguments : BackendArguments {
     std::optional<uint32_t> threads, ctx;
 };
 
+/// What is not given comes from the model's files, or is off.
 struct SamplingArguments {
-    std::optional<double> temperature, top_p, min_p;
-    std::optional<int32_t> top_k;
+    std::optional<double> temperature, top_p, min_p, typical_p, top_a, tfs, top_n_sigma;
+    std::optional<double> repetition_penalty, frequency_penalty, presence_penalty;
+    std::optional<double> mirostat_tau, mirostat_eta;
+    std::optional<double> xtc_probability, xtc_threshold;
+    std::optional<double> dry_multiplier, dry_base;
+    std::optional<double> dynatemp_low, dynatemp_high, dynatemp_exponent;
+    std::optional<double> smoothing_factor, smoothing_curve;
+    std::optional<int32_t> top_k, penalty_range, dry_allowed_length, dry_range;
+    std::optional<uint32_t> mirostat, min_tokens;  // mirostat: 0 or 2
     std::optional<uint64_t> seed;
+    std::vector<std::string> logit_bias;  // ID=B
+    std::string ban_tokens;               // 1,2,3
+    std::optional<std::vector<std::string>> dry_breakers;
+    std::string order;
+    bool temperature_last = false;
     std::vector<std::string> stop;
 };
 
@@ -48,9 +65,6 @@ void add_model_arguments(CLI::App& command, ModelArguments& model);
 void add_sampling_arguments(CLI::App& command, SamplingArguments& sampling);
 void add_bos(CLI::App& command, Bos& bos);
 void add_special(CLI::App& command, bool& special, const std::string& help);
-
-/// Checks a --device value: auto, cpu, cuda or cuda:N.
-CLI::Validator device_validator();
 
 /// Token ids of "1,2,3", "1 2 3" or "[1, 2, 3]". Throws UsageError that names the first piece that is none.
 std::vector<int32_t> parse_ids(const std::string& text);

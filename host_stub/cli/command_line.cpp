@@ -1,5 +1,6 @@
 #include "host_stub/cli/command_line.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <functional>
 #include <new>
@@ -36,10 +37,13 @@ std::vector<Command> all_commands() {
         make_command("plugins", "List the plugins that are found.", &CommandLine::plugins, add_plugins, run_plugins),
         make_command("info", "What a model folder is and the memory it takes.", &CommandLine::info, add_info, run_info),
         make_command("generate", "Go on with a text.", &CommandLine::generate, add_generate, run_generate),
+        make_command("chat", "Talk to a model through its chat template.", &CommandLine::chat, add_chat, run_chat),
         make_command("tokenize", "Text to token ids.", &CommandLine::tokenize, add_tokenize, run_tokenize),
         make_command("detokenize", "Token ids to text.", &CommandLine::detokenize, add_detokenize, run_detokenize),
         make_command("perplexity", "How well a model predicts a text.", &CommandLine::perplexity, add_perplexity,
                      run_perplexity),
+        make_command("bench", "How fast a model, or a known shape, is here.", &CommandLine::bench, add_bench,
+                     run_bench),
         make_command("dequantize", "A plain folder from a quantised one.", &CommandLine::dequantize, add_dequantize,
                      run_dequantize),
         make_command("import-gguf", "A plain folder from a GGUF file.", &CommandLine::import_gguf, add_import_gguf,

@@ -15,9 +15,11 @@ struct CommandLine {
     PluginsArguments plugins;
     InfoArguments info;
     GenerateArguments generate;
+    ChatArguments chat;
     TokenizeArguments tokenize;
     DetokenizeArguments detokenize;
     PerplexityArguments perplexity;
+    BenchArguments bench;
     DequantizeArguments dequantize;
     ImportGgufArguments import_gguf;
     QuantizeArguments quantize;

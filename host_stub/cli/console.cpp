@@ -78,6 +78,11 @@ void Console::error(std::string_view sentence) {
     line("error: " + std::string(sentence));
 }
 
+void Console::ask(std::string_view text) {
+    const std::lock_guard lock(mutex_);
+    write_all(STDERR_FILENO, text);
+}
+
 void Console::progress(double fraction, std::string_view what) {
     const std::lock_guard lock(mutex_);
     if (!bars_) return;

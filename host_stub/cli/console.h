@@ -29,6 +29,8 @@ class Console {
     /// Part of a human's view of the result (a timing line): stderr, not with -q.
     void note(std::string_view text);
     void error(std::string_view sentence);
+    /// What stands before a person's input: stderr, no line feed.
+    void ask(std::string_view text);
 
     /// Draws a bar (fraction 0..1), at most ten times a second.
     void progress(double fraction, std::string_view what);

@@ -9,9 +9,13 @@ namespace quantplug::host {
 namespace {
 
 std::atomic<int> g_signals{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch lock-free atomics only");
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free,
+              "a signal handler may touch lock-free atomics only");
 
-void on_signal(int) {
+std::atomic<bool> g_terminated{false};
+
+void on_signal(int number) {
+    if (number == SIGTERM) g_terminated.store(true, std::memory_order_relaxed);
     if (g_signals.fetch_add(1, std::memory_order_relaxed) > 0) ::_exit(130);
 }
 
@@ -25,6 +29,10 @@ void install_interrupt_handlers() {
     ::sigaction(SIGINT, &action, nullptr);
     ::sigaction(SIGTERM, &action, nullptr);
     ::signal(SIGPIPE, SIG_IGN);
+}
+
+void clear_interrupt() {
+    if (!g_terminated.load(std::memory_order_relaxed)) g_signals.store(0, std::memory_order_relaxed);
 }
 
 bool interrupted() { return g_signals.load(std::memory_order_relaxed) > 0; }

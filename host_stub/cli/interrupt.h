@@ -7,6 +7,10 @@ namespace quantplug::host {
 /// report it).
 void install_interrupt_handlers();
 
+/// Forgets a Ctrl-C that has been obeyed, so that the program goes on and the next one is a first one again. A SIGTERM
+/// stays.
+void clear_interrupt();
+
 /// [any-thread] Whether to stop: what callbacks answer to a plugin.
 bool interrupted();
 

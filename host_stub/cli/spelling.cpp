@@ -21,7 +21,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kSpellin
     {"-ra", "--rope-alpha"},
 }};
 
-constexpr std::array<std::string_view, 3> kTakeText = {"-p", "--prompt", "--stop"};
+constexpr std::array<std::string_view, 5> kTakeText = {"-p", "--prompt", "--stop", "--system",
+                                                       "--dry-sequence-breakers"};
 
 }  // namespace
 

@@ -1,5 +1,7 @@
 #include "host_stub/cli/tool_run.h"
 
+#include <nlohmann/json.hpp>
+
 #include "host_stub/cli/arguments.h"
 #include "host_stub/cli/failure.h"
 #include "host_stub/cli/interrupt.h"

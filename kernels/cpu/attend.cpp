@@ -44,8 +44,7 @@ KvView CpuOps::kv_view(int32_t layer, int32_t head, int32_t sequence) const {
     const KvSpec& spec = kv_->spec;
     const KvRow size(spec.type, uint64_t(kv_->head_dim));
     const uint64_t head_bytes = uint64_t(spec.block_tokens) * size.total();
-    const uint64_t block_stride = head_bytes * uint64_t(kv_->n_kv_heads),
-                   half = block_stride * uint64_t(spec.n_blocks);
+    const uint64_t block_stride = head_bytes * uint64_t(kv_->n_kv_heads), half = block_stride * uint64_t(spec.n_blocks);
     uint8_t* at = kv_->memory.data() + uint64_t(layer) * 2 * half + uint64_t(head) * head_bytes;
     return {at,
             at + half,
@@ -85,18 +84,12 @@ void CpuOps::attend(const ModelSpec& spec, const LayerSpec& layer, int32_t index
     for (int32_t r = 0; r < n_rows_; ++r) total_cost += row_cost(r) * spec.n_heads;
     run_parallel(threads_, [&](int32_t thread, int32_t total) {
         float* scores = reinterpret_cast<float*>(scratch_ + plan_.scores) + uint64_t(thread) * plan_.scores_ld;
-        const int64_t begin = cut(total_cost, thread, total), end = cut(total_cost, thread + 1, total);
-        int64_t base = 0;
+        Share share(total_cost, thread, total);
         for (int32_t r = 0; r < n_rows_; ++r) {
-            const int64_t cost = row_cost(r);
-            // A head belongs to the thread in whose range it begins.
-            const auto head_at = [&](int64_t at) {
-                return int32_t(std::clamp<int64_t>((at - base + cost - 1) / cost, 0, spec.n_heads));
-            };
-            const int32_t head1 = end <= base ? 0 : head_at(end);
+            const Share::Units heads = share.next(row_cost(r), spec.n_heads);
             const Row& token = step_->rows[size_t(r)];
-            for (int32_t h = begin <= base ? 0 : head_at(begin); h < head1;) {
-                const int32_t kv_head = h / group, n = std::min(head1, (kv_head + 1) * group) - h;
+            for (int32_t h = heads.first; h < heads.last;) {
+                const int32_t kv_head = h / group, n = std::min(heads.last, (kv_head + 1) * group) - h;
                 float *q = row(qkv, r) + h * dim, *to = row(out, r) + h * dim;
                 if (rotated) {
                     for (int32_t i = 0; i < n; ++i) table_.hadamard(q + i * dim, dim);
@@ -110,7 +103,6 @@ void CpuOps::attend(const ModelSpec& spec, const LayerSpec& layer, int32_t index
                 }
                 h += n;
             }
-            base += cost * spec.n_heads;
         }
     });
 }

@@ -2,8 +2,8 @@
 // hold.
 //
 // q8 and q4: a head is multiplied by a normalised Hadamard matrix first, which spreads the few large channels of keys
-// over all (QuaRot, arXiv 2404.00456, section 4). q.k and the weighted sum of values are taken in the rotated space: the
-// matrix is orthogonal, so scores do not change, and the output is rotated back.
+// over all (QuaRot, arXiv 2404.00456, section 4). q.k and the weighted sum of values are taken in the rotated space:
+// the matrix is orthogonal, so scores do not change, and the output is rotated back.
 #pragma once
 
 #include "kernels/cpu/rows.h"
@@ -18,7 +18,7 @@ void from_half(const uint16_t* x, int32_t n, float* out);
 void to_half(const float* x, int32_t n, uint16_t* out);
 
 constexpr int32_t largest_head = 1024;  // max_head_dim: heads on the stack
-constexpr int32_t q4_group = 32;
+constexpr int32_t q4_group = 32, q4_bytes = 16;
 
 void hadamard(float* x, int32_t n) {
     const int32_t size = n & -n;
@@ -98,12 +98,12 @@ inline void store_row(const KvView& kv, uint8_t* base, int32_t position, const f
         return;
     }
     for (int32_t g = 0; g < kv.row_scales; ++g) {
-        uint8_t* codes = row + g * (q4_group / 2);
-        scales[g] = quantize_head(rotated + g * q4_group, q4_group, -8.0f, true, -8.0f, 7.0f,
-                                  [codes](int32_t i, int32_t code) {
-                                      const int32_t nibble = code + 8;
-                                      codes[i / 2] = uint8_t(i % 2 ? codes[i / 2] | nibble << 4 : nibble);
-                                  });
+        uint8_t* codes = row + g * q4_bytes;
+        scales[g] =
+            quantize_head(rotated + g * q4_group, q4_group, -8.0f, true, -8.0f, 7.0f, [codes](int32_t i, int32_t code) {
+                const int32_t nibble = code + 8, at = i % q4_bytes;
+                codes[at] = uint8_t(i < q4_bytes ? nibble : codes[at] | nibble << 4);
+            });
     }
 }
 
@@ -123,15 +123,19 @@ inline const float* load_row(const KvView& kv, const uint8_t* base, int32_t posi
         for (int32_t d = 0; d < dim; ++d) row[d] = float(int8_t(from[d])) * scale;
         return row;
     }
+    int8_t codes[largest_head];  // as bytes first: nibbles straight to floats would not become vector code
+    for (int32_t g = 0; g < kv.row_scales; ++g) {
+        const uint8_t* pairs = from + g * q4_bytes;
+        int8_t* to = codes + g * q4_group;
+        for (int32_t i = 0; i < q4_bytes; ++i) {
+            to[i] = int8_t((pairs[i] & 15) - 8);
+            to[q4_bytes + i] = int8_t((pairs[i] >> 4) - 8);
+        }
+    }
     for (int32_t g = 0; g < kv.row_scales; ++g) {
         float scale;
         from_half(scales + g, 1, &scale);
-        const uint8_t* codes = from + g * (q4_group / 2);
-        float* to = row + g * q4_group;
-        for (int32_t i = 0; i < q4_group / 2; ++i) {
-            to[2 * i] = float(int32_t(codes[i] & 15) - 8) * scale;
-            to[2 * i + 1] = float(int32_t(codes[i] >> 4) - 8) * scale;
-        }
+        for (int32_t i = g * q4_group; i < (g + 1) * q4_group; ++i) row[i] = float(codes[i]) * scale;
     }
     return row;
 }

@@ -293,7 +293,7 @@ Status make_cpu_device(int32_t threads, std::unique_ptr<Device>* out) {
     const cpu::Table* table = cpu::choose_table(name, &error);
     if (!table) {
         return Status::error(invalid_argument, std::string("QUANTPLUG_CPU=") + name + " " + error +
-                                                   "; set one of portable, avx2, or unset it");
+                                                   "; set one of portable, avx2, avxvnni, avx512vnni, or unset it");
     }
     try {
         *out = std::make_unique<cpu::CpuDevice>(*table, threads ? threads : default_threads());

@@ -10,33 +10,73 @@ inline namespace QP_KERNELS_NS {
 namespace cpu {
 namespace {
 
+struct InstructionSet {
+    const char* name;
+    bool (*present)();
+    const Table& (*table)();
+    bool chosen;  // without being named
+};
+
 #if defined(__x86_64__)
-// The system saves the 256-bit registers (which __builtin_cpu_supports looks at), and the processor has both.
-bool machine_has_avx2() {
-    unsigned a, b, c = 0, d;
-    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+// The registers that the system saves (Intel SDM volume 1, section 13.3): XMM and YMM; those and the AVX-512 state.
+constexpr uint64_t saves_256 = 0x06, saves_512 = 0xe6;
+
+struct Processor {
+    uint64_t saved = 0;
+    bool f16c = false, avx2 = false, avxvnni = false, avx512vnni = false;
+
+    Processor() {
+        unsigned a, b, c, d;
+        if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+        f16c = c & bit_F16C;
+        if (c & bit_OSXSAVE) {
+            unsigned low, high;
+            asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+            saved = uint64_t(high) << 32 | low;
+        }
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+        constexpr unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+        avx2 = b & bit_AVX2;
+        avx512vnni = (b & avx512) == avx512 && (c & bit_AVX512VNNI);
+        if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) avxvnni = a & bit_AVXVNNI;
+    }
+    bool saves(uint64_t registers) const { return (saved & registers) == registers; }
+};
+
+bool has_avx2() {
+    const Processor cpu;
+    return cpu.avx2 && cpu.f16c && cpu.saves(saves_256);
 }
-#else
-bool machine_has_avx2() { return false; }
+bool has_avxvnni() { return has_avx2() && Processor().avxvnni; }
+bool has_avx512vnni() { return has_avx2() && Processor().avx512vnni && Processor().saves(saves_512); }
 #endif
+
+bool always() { return true; }
+
+// The best first.
+constexpr InstructionSet instruction_sets[] = {
+#if defined(__x86_64__)
+    {"avx512vnni", has_avx512vnni, avx512vnni_table, true},
+    {"avxvnni", has_avxvnni, avxvnni_table, true},
+    {"avxvnni-evex", has_avx512vnni, avxvnni_evex_table, false},
+    {"avx2", has_avx2, avx2_table, true},
+#endif
+    {"portable", always, portable_table, true},
+};
 
 }  // namespace
 
 const Table* choose_table(const char* name, const char** error) {
-    const bool has_avx2 = machine_has_avx2();
     const bool any = !name || !*name;
-    if (!any && std::strcmp(name, "portable") != 0 && std::strcmp(name, "avx2") != 0) {
-        *error = "is none of portable, avx2";
-        return nullptr;
-    }
-#if defined(__x86_64__)
-    if (has_avx2 && (any || std::strcmp(name, "avx2") == 0)) return &avx2_table();
-#endif
-    if (!any && !has_avx2 && std::strcmp(name, "avx2") == 0) {
+    for (const InstructionSet& set : instruction_sets) {
+        if (any ? !set.chosen : std::strcmp(name, set.name) != 0) continue;
+        if (set.present()) return &set.table();
+        if (any) continue;
         *error = "names an instruction set that this processor lacks";
         return nullptr;
     }
-    return &portable_table();
+    *error = "names no instruction set of this program";
+    return nullptr;
 }
 
 }  // namespace cpu

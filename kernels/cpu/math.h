@@ -1,10 +1,8 @@
-// exp, tanh, erf, sin, cos and log without libm, so that they are the same on every machine. Static functions of plain operations:
-// a vectorised compilation gives the same bits (no contraction, no reassociation).
+// exp, tanh, erf, sin, cos and log without libm, so that they are the same on every machine. Static functions of plain
+// operations: a vectorised compilation gives the same bits (no contraction, no reassociation).
 #pragma once
 
 #include <stdint.h>
-
-#include "kernels/version.h"
 
 #include "kernels/version.h"
 
@@ -58,8 +56,8 @@ inline uint64_t as_bits(double value) { return __builtin_bit_cast(uint64_t, valu
     return magnitude < 0.625f ? small : signed_large;
 }
 
-// x * Phi(x), absolute error below 5e-7: erfc by the Chebyshev fit of Numerical Recipes (section 6.2, "erfcc"), relative
-// error 1.2e-7.
+// x * Phi(x), absolute error below 5e-7: erfc by the Chebyshev fit of Numerical Recipes (section 6.2, "erfcc"),
+// relative error 1.2e-7.
 [[maybe_unused]] inline float gelu_f32(float x) {
     const float z = as_float(as_bits(x) & 0x7fffffffu) * 0.70710678118654752f;
     const float t = 1.0f / (1.0f + 0.5f * z);

@@ -101,9 +101,13 @@ void CpuOps::activate(Activation activation, Slot gate, Slot up, int32_t width) 
 
 // ---------------------------------------------------------------- products
 
-ActView CpuOps::activations(const PackedMatrix& matrix, int32_t count) const {
+uint64_t CpuOps::row_bytes(const PackedMatrix& matrix) const {
+    return matrix.quantised ? activation_row_bytes(uint64_t(matrix.quant.chunks), exact_) : 0;
+}
+
+ActView CpuOps::activations(const PackedMatrix& matrix, int32_t count, uint64_t offset) const {
     const int64_t chunks = matrix.quant.chunks;
-    uint8_t* at = scratch_ + plan_.activations;
+    uint8_t* at = scratch_ + plan_.activations + offset;
     if (exact_) return {nullptr, nullptr, nullptr, reinterpret_cast<const float*>(at), matrix.quant.chunks, count};
     const auto* x = reinterpret_cast<const int16_t*>(at);
     const auto* scale = reinterpret_cast<const float*>(at + count * chunks * chunk_rows * 2);
@@ -112,24 +116,24 @@ ActView CpuOps::activations(const PackedMatrix& matrix, int32_t count) const {
 
 int32_t CpuOps::batch_rows(const PackedMatrix& matrix) const {
     if (!matrix.quantised) return max_step_rows;
-    return int32_t(std::min<uint64_t>(
-        plan_.activation_bytes / activation_row_bytes(uint64_t(matrix.quant.chunks), exact_), max_step_rows));
+    return int32_t(std::min<uint64_t>(plan_.activation_bytes / row_bytes(matrix), max_step_rows));
+}
+
+void CpuOps::prepare_row(const PackedMatrix& matrix, const ActView& view, const float* values, int32_t r) const {
+    if (exact_) {
+        table_.sort_values(values, matrix.gather, matrix.k, view.chunks, view.rows,
+                           const_cast<float*>(view.value) + r * chunk_rows);
+    } else {
+        table_.quantize(values, matrix.gather, matrix.k, view.chunks, view.rows,
+                        const_cast<int16_t*>(view.x) + r * chunk_rows, const_cast<float*>(view.scale) + r,
+                        const_cast<int32_t*>(view.sum) + r);
+    }
 }
 
 void CpuOps::prepare_activations(const PackedMatrix& matrix, Slot x, int32_t row0, int32_t count) {
     if (!matrix.quantised) return;
-    const ActView view = activations(matrix, count);
-    for_rows(count, [&](int32_t r) {
-        const float* from = row(x, row0 + r);
-        if (exact_) {
-            table_.sort_values(from, matrix.gather, matrix.k, view.chunks, count,
-                               const_cast<float*>(view.value) + r * chunk_rows);
-        } else {
-            table_.quantize(from, matrix.gather, matrix.k, view.chunks, count,
-                            const_cast<int16_t*>(view.x) + r * chunk_rows, const_cast<float*>(view.scale) + r,
-                            const_cast<int32_t*>(view.sum) + r);
-        }
-    });
+    const ActView view = activations(matrix, count, 0);
+    for_rows(count, [&](int32_t r) { prepare_row(matrix, view, row(x, row0 + r), r); });
 }
 
 void CpuOps::product(const Target& target, Slot x, int32_t row0, int32_t count, int32_t tile0, int32_t tile1) {
@@ -141,11 +145,11 @@ void CpuOps::product(const Target& target, Slot x, int32_t row0, int32_t count, 
         table_.dense(matrix.dense, row(x, row0), ld(x), count, tile0 * tile_columns, n1, out, ld(target.out),
                      target.store);
     } else if (exact_) {
-        table_.product_exact(matrix.quant, activations(matrix, count), count, tile0, tile1, out, ld(target.out),
-                             target.store);
+        table_.product_exact(matrix.quant, activations(matrix, count, target.prepared), count, tile0, tile1, out,
+                             ld(target.out), target.store);
     } else {
-        table_.product(matrix.quant, activations(matrix, count), count, tile0, tile1, out, ld(target.out),
-                       target.store);
+        table_.product(matrix.quant, activations(matrix, count, target.prepared), count, tile0, tile1, out,
+                       ld(target.out), target.store);
     }
 }
 
@@ -165,17 +169,10 @@ void CpuOps::project_all(std::span<const Target> targets, Slot x) {
             const int32_t n = std::min(batch, count - row0);
             prepare_activations(lead, x, row0, n);
             run_parallel(threads_, [&](int32_t index, int32_t total) {
-                const int64_t begin = cut(int64_t(cost), index, total), end = cut(int64_t(cost), index + 1, total);
-                int64_t base = 0;  // cost of the targets before
+                Share share(int64_t(cost), index, total);
                 for (const Target& target : group) {
-                    const int64_t tile_cost = int64_t(target.matrix->tile_cost);
-                    // A tile belongs to the thread in whose range it begins.
-                    const auto tile_at = [&](int64_t at) {
-                        return int32_t(
-                            std::clamp<int64_t>((at - base + tile_cost - 1) / tile_cost, 0, target.matrix->n_tiles));
-                    };
-                    product(target, x, row0, n, begin <= base ? 0 : tile_at(begin), end <= base ? 0 : tile_at(end));
-                    base += tile_cost * target.matrix->n_tiles;
+                    const Share::Units tiles = share.next(int64_t(target.matrix->tile_cost), target.matrix->n_tiles);
+                    product(target, x, row0, n, tiles.first, tiles.last);
                 }
             });
         }

@@ -1,6 +1,7 @@
 // The block ops on the CPU: the primitives, and the blocks that are fused.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -27,7 +28,8 @@ struct ScratchPlan {
     uint64_t angles = 0, angles_ld = 0;  // per rope and row: cosines, then sines, angles_ld floats each
     uint64_t activations = 0, activation_bytes = 0;
     uint64_t scores = 0, scores_ld = 0;  // per thread
-    uint64_t expert_rows = 0;            // int32: the rows that chose an expert
+    uint64_t expert_rows = 0;            // int32: the rows that chose the experts at work
+    int64_t rows = 0;                    // of the slots
     uint64_t total = 0;
 
     ScratchPlan() = default;
@@ -70,6 +72,31 @@ struct FloatVector {
 /// The index-th of `count` equal parts of 0 .. total-1 begins here.
 inline int64_t cut(int64_t total, int32_t index, int32_t count) { return int64_t(__int128(total) * index / count); }
 
+/// Cuts a sequence of jobs, each of equal units, for one thread: a unit belongs to the thread in whose part of the
+/// whole cost it begins.
+class Share {
+ public:
+    Share(int64_t cost, int32_t index, int32_t count)
+        : begin_(cut(cost, index, count)), end_(cut(cost, index + 1, count)) {}
+
+    struct Units {
+        int32_t first, last;  // first .. last-1
+    };
+    /// Of the next job.
+    Units next(int64_t unit_cost, int32_t n_units) {
+        const auto unit_at = [&](int64_t at) {
+            return at <= base_ ? 0 : int32_t(std::min<int64_t>((at - base_ + unit_cost - 1) / unit_cost, n_units));
+        };
+        const Units units = {unit_at(begin_), unit_at(end_)};
+        base_ += unit_cost * n_units;
+        return units;
+    }
+
+ private:
+    const int64_t begin_, end_;
+    int64_t base_ = 0;  // cost of the jobs before
+};
+
 class CpuOps final : public BlockOps {
  public:
     CpuOps(const Table& table, int32_t threads) : table_(table), threads_(threads) {}
@@ -109,6 +136,7 @@ class CpuOps final : public BlockOps {
     void attend(const ModelSpec&, const LayerSpec&, int32_t layer, Slot qkv, Slot out) override;
 
     // experts.cpp
+    void run_experts(const ModelSpec&, const LayerSpec&) override;
     void route(const MoeSpec&, Slot chosen) override;
     bool gather(int32_t expert, Slot chosen, Slot x, Slot out) override;
     void scatter(int32_t expert, Slot chosen, Slot from, Slot to) override;
@@ -121,15 +149,19 @@ class CpuOps final : public BlockOps {
         Slot out;
         int32_t column;
         Store store;
+        uint64_t prepared = 0;  // where its prepared input begins in the activation buffer, bytes
     };
     /// x through every target; those that take x in one order share its preparation and one parallel region.
     void project_all(std::span<const Target> targets, Slot x);
     /// Prepares rows row0 .. of x in the matrix's order in the activation buffer.
     void prepare_activations(const PackedMatrix& matrix, Slot x, int32_t row0, int32_t rows);
+    /// Row r of a view from `values` (K).
+    void prepare_row(const PackedMatrix& matrix, const ActView& view, const float* values, int32_t r) const;
     /// Tiles tile0 .. tile1-1 of rows row0 .. of one target, on the calling thread.
     void product(const Target& target, Slot x, int32_t row0, int32_t rows, int32_t tile0, int32_t tile1);
     int32_t batch_rows(const PackedMatrix& matrix) const;
-    ActView activations(const PackedMatrix& matrix, int32_t rows) const;
+    ActView activations(const PackedMatrix& matrix, int32_t rows, uint64_t offset) const;
+    uint64_t row_bytes(const PackedMatrix& matrix) const;  // of a prepared row
     /// x (n) to out by the norm's weight and bias, which begin at element `at` of theirs.
     void norm_row(const NormSpec&, const float* x, int32_t n, int32_t at, float* out) const;
     float* angles(size_t rope, int32_t row) const;
@@ -161,8 +193,19 @@ class CpuOps final : public BlockOps {
     ScratchPlan plan_;
     uint8_t* scratch_ = nullptr;
     const KvCache* kv_ = nullptr;
-    int32_t n_rows_ = 0, n_wanted_ = 0, n_expert_rows_ = 0;
+    int32_t n_rows_ = 0, n_wanted_ = 0, n_expert_rows_ = 0, expert_rows_begin_ = 0;
     bool exact_ = false;
+
+    // One expert's rows in the expert slots.
+    struct ExpertRows {
+        int32_t expert, row0, count;
+        uint64_t prepared;  // as Target's
+    };
+    /// Gathers experts from `expert` on into Slot::expert_in, as many as there is room for; the next expert.
+    int32_t gather_batch(const MoeSpec&, int32_t expert);
+    /// Experts' products of prepared rows in one region: gate and up, or down.
+    void expert_products(const ModelSpec&, const LayerSpec&, bool down);
+    std::vector<ExpertRows> batch_;
 };
 
 }  // namespace cpu

@@ -16,6 +16,7 @@ ScratchPlan::ScratchPlan(const ModelSpec& spec, int32_t max_rows, int32_t max_wa
                                      count_of(spec.shared_intermediate_size)});
     const uint64_t q_width = saturating_mul(count_of(spec.n_heads), dim),
                    kv_width = saturating_mul(count_of(spec.n_kv_heads), dim);
+    rows = int64_t(n_rows);
     const auto take = [&](uint64_t floats) {
         const uint64_t offset = total;
         total = saturating_add(total, round_up(saturating_mul(floats, 4), 64));

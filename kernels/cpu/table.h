@@ -17,7 +17,8 @@ namespace cpu {
 enum class KvType : uint8_t { f32, f16, q8, q4 };  // as KvSpec::Type
 
 /// The keys or values of one layer and one KV head, by blocks of tokens. A block: block_tokens rows of row_bytes, then
-/// for q8 and q4 row_scales FP16 scales for each of them. q4: value 2i in the low half of byte i, codes 0..15 for -8..7.
+/// for q8 and q4 row_scales FP16 scales for each of them. q4: 16 bytes for 32 values,
+/// value i in the low half of byte i, value 16 + i in the high one, codes 0..15 for -8..7.
 struct KvView {
     uint8_t *keys, *values;  // block b at keys + b * block_stride
     const int32_t* blocks;   // of the sequence
@@ -81,7 +82,11 @@ struct Table {
 
 const Table& portable_table();
 #if defined(__x86_64__)
-const Table& avx2_table();  // only where the processor has AVX2 and F16C
+// Only where the processor has them: AVX2 and F16C; those and AVX-VNNI; AVX-512 F, BW, DQ, VL and VNNI.
+const Table& avx2_table();
+const Table& avxvnni_table();
+const Table& avx512vnni_table();
+const Table& avxvnni_evex_table();  // avxvnni's source in AVX-512's encoding, for tests: chosen by its name only
 #endif
 
 /// The table that QUANTPLUG_CPU names, or the machine's best; null and a sentence in `error` where it cannot be had.

@@ -18,17 +18,14 @@ void hadamard(double* x, int32_t n) {
     for (int32_t begin = 0; begin < n; begin += size) {
         for (int32_t i = 0; i < size; ++i) {
             double sum = 0;
-            for (int32_t j = 0; j < size; ++j)
-                sum += (__builtin_popcount(unsigned(i & j)) % 2 ? -1 : 1) * x[begin + j];
+            for (int32_t j = 0; j < size; ++j) sum += (__builtin_popcount(unsigned(i & j)) % 2 ? -1 : 1) * x[begin + j];
             block[size_t(i)] = sum / std::sqrt(double(size));
         }
         std::copy(block.begin(), block.end(), x + begin);
     }
 }
 
-double half_of(double x) {
-    return double(f16_to_f32(f32_to_f16(float(std::clamp(x, -65504.0, 65504.0)))));
-}
+double half_of(double x) { return double(f16_to_f32(f32_to_f16(float(std::clamp(x, -65504.0, 65504.0))))); }
 
 void round_to(double* x, int32_t n, double scale, double least, double most) {
     for (int32_t i = 0; i < n; ++i)
@@ -52,8 +49,7 @@ void store_and_load(KvSpec::Type type, double* x, int32_t n) {
 
 void ReferenceOps::clamp(Slot x, int32_t width, float limit) {
     for (int32_t r = 0; r < rows(x); ++r) {
-        for (int32_t i = 0; i < width; ++i)
-            row(x, r)[i] = std::clamp(row(x, r)[i], double(-limit), double(limit));
+        for (int32_t i = 0; i < width; ++i) row(x, r)[i] = std::clamp(row(x, r)[i], double(-limit), double(limit));
     }
 }
 
@@ -77,11 +73,10 @@ void ReferenceOps::rope(const RopeSpec& rope, Slot x, int32_t column, int32_t n_
             float frequency = rope.inv_freq[size_t(t)];
             if (rope.length_limit > 0 && length > rope.length_limit) {
                 const double dims = 2 * half;
-                const double theta =
-                    rope.theta * std::pow(rope.factor * length / rope.length_limit - (rope.factor - 1),
-                                          dims / (dims - 2));
-                frequency = rope.long_inv_freq.empty() ? float(std::pow(theta, -2 * t / dims))
-                                                       : rope.long_inv_freq[size_t(t)];
+                const double theta = rope.theta * std::pow(rope.factor * length / rope.length_limit - (rope.factor - 1),
+                                                           dims / (dims - 2));
+                frequency =
+                    rope.long_inv_freq.empty() ? float(std::pow(theta, -2 * t / dims)) : rope.long_inv_freq[size_t(t)];
             }
             const double angle = double(token.position) * double(frequency);
             const double c = std::cos(angle) * double(rope.scale), s = std::sin(angle) * double(rope.scale);

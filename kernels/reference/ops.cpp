@@ -37,7 +37,7 @@ std::vector<PlainSlot> plain_slots(const ModelSpec& spec, int32_t max_rows, int3
     const uint64_t kv_width = saturating_mul(count_of(spec.n_kv_heads), count_of(spec.head_dim));
     const uint64_t expert_rows = spec.n_experts > 0 ? n_rows : 0, expert = count_of(spec.expert_intermediate_size);
     const uint64_t inner = std::max(count_of(spec.intermediate_size), count_of(spec.shared_intermediate_size));
-    std::vector<PlainSlot> slots(size_t(Slot::count));
+    std::vector<PlainSlot> slots(static_cast<size_t>(Slot::count));
     const auto set = [&](Slot slot, uint64_t slot_rows, uint64_t width) { slots[size_t(slot)] = {slot_rows, width}; };
     set(Slot::residual, n_rows, hidden);
     set(Slot::normed, n_rows, hidden);
@@ -96,8 +96,7 @@ void ReferenceOps::embed_rows(Matrix embedding, float scale, Slot out) {
 void ReferenceOps::add_positions(Matrix table, int32_t offset, Slot x) {
     const PlainMatrix& matrix = matrices[table.id];
     for (int32_t r = 0; r < rows(x); ++r) {
-        const float* from =
-            matrix.weights.data() + size_t(step_->rows[size_t(r)].position + offset) * size_t(matrix.k);
+        const float* from = matrix.weights.data() + size_t(step_->rows[size_t(r)].position + offset) * size_t(matrix.k);
         for (int32_t i = 0; i < matrix.k; ++i) row(x, r)[i] += double(from[i]);
     }
 }

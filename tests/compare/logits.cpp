@@ -58,7 +58,8 @@ class Computer {
         decoder_.spec.compute = compute == "exact"  ? kernels::Compute::exact
                                 : compute == "fast" ? kernels::Compute::fast
                                                     : kernels::Compute::standard;
-        decoder_.spec.max_positions = std::min(decoder_.spec.max_positions, max_rows);
+        decoder_.spec.max_positions =
+            decoder_.position_limit > 0 ? std::min(decoder_.position_limit, max_rows) : max_rows;
         const uint64_t planned = engine::weight_bytes(decoder_, *device_);
         engine::load_weights(folder_, *format_, decoder_, *device_, {});
         if (device_->memory().weights != planned)

@@ -20,7 +20,11 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr const char* names[] = {"llama", "llama3_rope", "linear_rope", "mistral", "qwen2", "qwen3"};
+constexpr const char* names[] = {"llama",     "llama3_rope", "mistral", "qwen2",  "qwen3",  "dynamic_rope", "mixtral",
+                                 "qwen2_moe", "dbrx",        "gemma2",  "gemma3", "cohere", "cohere2",      "phi3",
+                                 "gpt2",      "gpt_bigcode", "granite", "glm4",   "phi",    "stablelm",     "gpt_neox",
+                                 "falcon",    "opt",         "bloom",   "olmo",   "olmo2",  "exaone4",      "smollm3",
+                                 "nemotron",  "hunyuan",     "index"};
 
 fs::path folder_of(const std::string& name) { return data_dir() / "tiny" / name; }
 
@@ -86,7 +90,7 @@ std::string quantised(const TempDir& dir, const std::string& name, const char* f
         return true;
     });
     CHECK(done);
-    CHECK(layers >= 14);
+    CHECK(layers >= 6);
     return out;
 }
 
@@ -109,6 +113,8 @@ TEST_CASE("tiny models: logits equal transformers' within 1e-4 of the largest") 
 TEST_CASE("tiny models: decode after prefill gives the bits of one pass") {
     for (const std::string name : names)
         for (const char* compute : {"exact", "default"}) {
+            // Beyond its 16 positions keys keep the frequencies of the length at which they were computed.
+            if (name == "dynamic_rope") continue;
             CAPTURE(name);
             CAPTURE(compute);
             const Model model =

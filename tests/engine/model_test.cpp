@@ -358,7 +358,7 @@ TEST_CASE("model: values that are no numbers are refused with the tensor's name"
         }
 }
 
-TEST_CASE("model: a norm stored for each head counts once, where all heads agree") {
+TEST_CASE("model: a norm stored for each head computes what the one of all heads does, and heads may differ") {
     TinyFolder tiny("qwen3");
     const Ids ids = {3, 4, 5, 60};
     const std::vector<float> expected = logits_after(*load(tiny, options_with(64)), ids);
@@ -370,7 +370,7 @@ TEST_CASE("model: a norm stored for each head counts once, where all heads agree
     CHECK(same_bits(logits_after(*load(tiny, options_with(64)), ids), expected));
     values[20] += 1.0f;
     tiny.tensors[name] = make_tensor(engine::StoredType::f32, {4, 16}, values);
-    CHECK_REFUSED(load(tiny, options_with(64)), Code::unimplemented, name);
+    CHECK_FALSE(same_bits(logits_after(*load(tiny, options_with(64)), ids), expected));
 }
 
 TEST_CASE("model: padding rows and either of two tied matrices give the same logits") {

@@ -1,4 +1,4 @@
-// Which tensors are quantised, and the layouts of codes.
+// The layouts of codes, and the loop over tasks.
 #include <doctest/doctest.h>
 
 #include <atomic>
@@ -7,44 +7,10 @@
 #include "engine/base/error.h"
 #include "engine/tools/code_bits.h"
 #include "engine/tools/parallel.h"
-#include "engine/tools/quantize.h"
 
 namespace quantplug::test {
 namespace {
 
-using engine::StoredType;
-using engine::TensorInfo;
-
-bool is_projection(const std::string& name, std::vector<int64_t> shape = {32, 32}, StoredType type = StoredType::f16) {
-    TensorInfo tensor;
-    tensor.name = name;
-    tensor.type = type;
-    tensor.shape = std::move(shape);
-    return engine::is_decoder_projection(tensor);
-}
-
-TEST_CASE("projections of decoder layers are quantised, nothing else") {
-    CHECK(is_projection("model.layers.0.self_attn.q_proj.weight"));
-    CHECK(is_projection("model.layers.31.mlp.down_proj.weight", {32, 32}, StoredType::bf16));
-    CHECK(is_projection("layers.3.attention.wqkv.weight", {32, 32}, StoredType::f32));
-    CHECK(is_projection("language_model.model.layers.12.self_attn.o_proj.weight"));
-    CHECK(is_projection("model.layers.5.block_sparse_moe.experts.7.w2.weight"));
-    CHECK(is_projection("model.layers.5.mlp.experts.7.gate_proj.weight"));
-    CHECK(!is_projection("model.layers.5.mlp.gate.weight"));
-    CHECK(!is_projection("model.layers.5.block_sparse_moe.gate.weight"));
-    CHECK(!is_projection("model.layers.5.mlp.shared_expert_gate.weight"));
-    CHECK(!is_projection("model.embed_tokens.weight"));
-    CHECK(!is_projection("lm_head.weight"));
-    CHECK(!is_projection("model.layers.0.input_layernorm.weight", {32}));
-    CHECK(!is_projection("model.layers.0.self_attn.q_proj.bias", {32}));
-    CHECK(!is_projection("model.layers.0.self_attn.q_proj.weight", {32, 32}, StoredType::i32));
-    CHECK(!is_projection("model.layers.0.self_attn.q_proj.weight", {32, 32, 1}));
-    CHECK(!is_projection("vision_tower.encoder.layers.0.self_attn.q_proj.weight"));
-    CHECK(!is_projection("model.layers..q_proj.weight"));
-    CHECK(!is_projection("model.layers.0"));
-    CHECK(!is_projection("mylayers.0.q_proj.weight"));
-    CHECK(!is_projection("transformer.layers.0.attn.c_proj.weight"));
-}
 
 TEST_CASE("codes: what is put is read back, and fills exactly its words") {
     const uint32_t seed = std::random_device{}();

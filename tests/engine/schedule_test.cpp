@@ -35,16 +35,33 @@ GenerateRequest greedy(std::vector<int32_t> prompt, int32_t max_tokens) {
     return r;
 }
 
-void random_company(int32_t n_streams, int32_t cache_tokens, int n_requests, uint32_t seed) {
+struct Company {
+    std::string model;
+    int32_t n_streams;
+    int32_t cache_tokens = 0;
+    int32_t threads = 1;
+    kernels::KvSpec::Type mode = kernels::KvSpec::f16;
+    kernels::Compute compute = kernels::Compute::standard;
+};
+
+/// The scheduler's counters at the end.
+engine::ScheduleStatus random_company(const Company& company, int n_requests, uint32_t seed) {
+    const int32_t n_streams = company.n_streams;
+    CAPTURE(company.model);
     CAPTURE(n_streams);
+    CAPTURE(int(company.mode));
     engine::LoadOptions options;
     options.max_streams = n_streams;
-    options.cache_tokens = cache_tokens;
-    options.threads = 2;
-    const auto model = load_tiny(n_streams % 4 ? "qwen3" : "llama", options);
-    const auto lone_model = load_tiny(n_streams % 4 ? "qwen3" : "llama", {});
-    Scheduler scheduler(*model);
-    RandomRequests requests(seed, 180);
+    options.cache_tokens = company.cache_tokens;
+    options.threads = company.threads;
+    options.cache_mode = company.mode;
+    options.compute = company.compute;
+    const auto model = load_tiny(company.model.c_str(), options);
+    options.threads = 1;
+    options.cache_tokens = 0;
+    const auto lone_model = load_tiny(company.model.c_str(), options);
+    Scheduler scheduler(*model, 0);
+    RandomRequests requests(seed, 120);
     struct Entry {
         GenerateRequest request;
         Generated got;
@@ -81,16 +98,15 @@ void random_company(int32_t n_streams, int32_t cache_tokens, int n_requests, uin
     for (auto& [id, entry] : all) {
         CAPTURE(id);
         cancelled += entry.got.finish == Finish::cancelled;
-        check_against(entry.got, alone(*lone_model, entry.request));
+        check_alone(entry.got, entry.request, *lone_model);
     }
     CHECK(int(all.size()) == n_requests);
     check_empty(scheduler, *model);
     const engine::ScheduleStatus status = scheduler.status();
-    MESSAGE(n_streams << " streams: " << n_requests << " requests, " << cancelled << " cancelled, " << status.n_steps
-                      << " steps, " << status.n_cached_tokens << " prompt tokens from the cache, " << status.n_preempted
-                      << " preempted");
-    CHECK(status.n_cached_tokens > 0);
-    if (n_streams >= 8) CHECK(status.n_preempted > 0);
+    MESSAGE(company.model << ", " << n_streams << " streams: " << n_requests << " requests, " << cancelled
+                          << " cancelled, " << status.n_steps << " steps, " << status.n_cached_tokens
+                          << " prompt tokens from the cache, " << status.n_preempted << " preempted");
+    return status;
 }
 
 }  // namespace
@@ -98,12 +114,48 @@ void random_company(int32_t n_streams, int32_t cache_tokens, int n_requests, uin
 TEST_CASE("schedule: 1,000 requests in any company give what each gives alone") {
     const uint32_t seed = fresh_seed();
     CAPTURE(seed);
-    const int n = 200 / sanitizer_factor;
-    random_company(1, 0, n, seed);
-    random_company(2, 0, n, seed + 1);
-    random_company(4, 512, n, seed + 2);
-    random_company(8, 512, n, seed + 3);
-    random_company(16, 512, n, seed + 4);
+    const Company companies[] = {{"llama", 1},
+                                 {"qwen3", 2, 0, 1, kernels::KvSpec::q8},
+                                 {"llama", 4, 512, 2},
+                                 {"mistral", 8, 320, 1, kernels::KvSpec::f16, kernels::Compute::exact},
+                                 {"llama", 16, 448}};
+    for (const Company& company : companies) {
+        const auto status = random_company(company, 200 / sanitizer_factor, seed + uint32_t(company.n_streams));
+        CHECK(status.n_cached_tokens > 0);
+        if (company.n_streams >= 8) CHECK(status.n_preempted > 0);
+    }
+}
+
+TEST_CASE("schedule: prefixes are not shared between lengths that a rope turns differently") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    for (const char* name : {"dynamic_rope", "phi3"}) {
+        random_company({name, 4, 512}, 60 / sanitizer_factor, seed);
+        engine::LoadOptions options;
+        options.cache_tokens = 1024;
+        const auto model = load_tiny(name, options);
+        const auto lone_model = load_tiny(name, {});
+        const int32_t limit = model->decoder().spec.ropes[0].length_limit;
+        REQUIRE(limit > 0);
+        const bool own = model->decoder().spec.ropes[0].long_inv_freq.empty();
+        CHECK(model->rope_key(limit) == model->rope_key(1));
+        CHECK(model->rope_key(limit + 1) != model->rope_key(limit));
+        CHECK((model->rope_key(limit + 1) == model->rope_key(limit + 2)) == !own);
+        Scheduler scheduler(*model);
+        RandomRequests requests(seed, 10);
+        GenerateRequest request = greedy(requests.ids(limit + 70), 3);
+        const auto cached = [&] {
+            const uint64_t id = scheduler.submit(request);
+            const Generated got = run_all(scheduler)[id];
+            check_alone(got, request, *lone_model);
+            return got.n_cached;
+        };
+        CHECK(cached() == 0);
+        CHECK(cached() >= 64);  // the same length
+        request.prompt.push_back(5);
+        CHECK((cached() >= 64) == !own);
+        check_empty(scheduler, *model);
+    }
 }
 
 TEST_CASE("schedule: a second turn computes its new tokens only") {

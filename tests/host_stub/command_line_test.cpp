@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "host_stub/cli/failure.h"
@@ -118,11 +120,20 @@ TEST_CASE("quantize takes the converter's flags") {
 TEST_CASE("wrong usage is one sentence that names the flag") {
     const std::vector<std::pair<Words, const char*>> cases = {
         {{}, "subcommand"},
-        {{"chat"}, "there is no command 'chat'"},
+        {{"chat"}, "required"},
         {{"serve", "x"}, "there is no command 'serve'"},
-        {{"generate", "x", "--typical", "0.5"}, "--typical is not a flag of quantplug generate"},
-        {{"generate", "x", "--batch", "2"}, "--batch"},
-        {{"generate", "x", "--repeat-penalty", "1.1"}, "--repeat-penalty"},
+        {{"generate", "x", "--grammar", "g"}, "--grammar is not a flag of quantplug generate"},
+        {{"generate", "x", "--batch", "0"}, "--batch"},
+        {{"generate", "x", "--typical", "1.5"}, "--typical"},
+        {{"generate", "x", "--repeat-penalty", "0"}, "--repeat-penalty"},
+        {{"generate", "x", "--repeat-last-n", "-2"}, "--repeat-last-n"},
+        {{"generate", "x", "--mirostat", "1"}, "--mirostat"},
+        {{"generate", "x", "--xtc-threshold", "0.1"}, "--xtc-probability"},
+        {{"generate", "x", "--dry-base", "2"}, "--dry-multiplier"},
+        {{"generate", "x", "--dynatemp-low", "1"}, "--dynatemp-high"},
+        {{"generate", "x", "--smoothing-curve", "2"}, "--smoothing-factor"},
+        {{"generate", "x", "--temperature-last", "--sampler-order", "top_k"}, "--sampler-order"},
+        {{"chat", "x", "--ids", "1"}, "--ids is not a flag of quantplug chat"},
         {{"generate", "x", "-mode", "raw"}, "--mode is not a flag"},
         {{"generate"}, "required"},
         {{"generate", "x", "--temp", "-1"}, "--temp"},
@@ -163,8 +174,8 @@ TEST_CASE("wrong usage is one sentence that names the flag") {
 }
 
 TEST_CASE("each command has help with a worked example") {
-    for (const char* name : {"plugins", "info", "generate", "tokenize", "detokenize", "perplexity", "dequantize",
-                             "import-gguf", "quantize"}) {
+    for (const char* name : {"plugins", "info", "generate", "chat", "tokenize", "detokenize", "perplexity",
+                             "dequantize", "import-gguf", "quantize"}) {
         CAPTURE(name);
         const CommandLine line = parse({name, "--help"});
         CHECK(line.command.empty());
@@ -207,34 +218,172 @@ TEST_CASE("load options are given once, as KEY=VALUE") {
 TEST_CASE("sampling is resolved key by key: flag, the model's own, the program's") {
     auto model = make<qp_sampling>();
     SamplingArguments flags;
-    qp_sampling s = resolve_sampling(flags, model, 77);
+    const auto resolve = [&] {
+        GenerateRequest request;
+        resolve_sampling(flags, model, 77, request);
+        return request;
+    };
+    qp_sampling s = resolve().sampling;
     CHECK(s.set == (QP_SET_TEMPERATURE | QP_SET_TOP_P | QP_SET_MIN_P | QP_SET_SEED));
     CHECK(s.temperature == 0.8);
     CHECK(s.top_p == 0.95);
     CHECK(s.min_p == 0.05);
     CHECK(s.seed == 77);
 
-    model.set = QP_SET_TEMPERATURE | QP_SET_TOP_K;
+    model.set = QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_REPETITION_PENALTY;
     model.temperature = 0.2;
     model.top_k = 20;
+    model.repetition_penalty = 1.05;
     model.min_p = 0.9;  // not set: not read
     flags.top_p = 0.5;
     flags.seed = 5;
-    s = resolve_sampling(flags, model, 77);
+    s = resolve().sampling;
     CHECK(s.temperature == 0.2);
     CHECK(s.top_k == 20);
     CHECK(s.top_p == 0.5);
     CHECK(s.min_p == 0.05);
+    CHECK(s.repetition_penalty == 1.05);
     CHECK(s.seed == 5);
     CHECK((s.set & QP_SET_TOP_K) != 0);
 
     flags.temperature = 0;
     flags.top_k = 0;
-    s = resolve_sampling(flags, model, 77);
+    flags.repetition_penalty = 1;
+    s = resolve().sampling;
     CHECK(s.temperature == 0);
-    CHECK((s.set & QP_SET_TOP_K) == 0);
+    CHECK((s.set & (QP_SET_TOP_K | QP_SET_REPETITION_PENALTY)) == 0);
     CHECK(sampling_names(QP_SET_TOP_K | QP_SET_SEED) == "--top-k, --seed");
-    CHECK(given_sampling(flags) == (QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_SEED));
+    CHECK(given_sampling(flags) ==
+          (QP_SET_TEMPERATURE | QP_SET_TOP_K | QP_SET_TOP_P | QP_SET_REPETITION_PENALTY | QP_SET_SEED));
+}
+
+TEST_CASE("every sampling flag reaches its field") {
+    const auto request_of = [](Words words) {
+        words.insert(words.begin(), {"generate", "x", "-p", "a"});
+        const SamplingArguments given = parse(words).generate.sampling;
+        GenerateRequest request;
+        resolve_sampling(given, make<qp_sampling>(), 1, request);
+        return std::pair{request, given_sampling(given)};
+    };
+    const uint64_t always = QP_SET_TEMPERATURE | QP_SET_TOP_P | QP_SET_MIN_P | QP_SET_SEED;
+    struct Case {
+        Words words;
+        uint64_t bit;
+        std::vector<std::pair<double qp_sampling::*, double>> values;
+    };
+    const std::vector<Case> cases = {
+        {{"--temp", "0.5"}, QP_SET_TEMPERATURE, {{&qp_sampling::temperature, 0.5}}},
+        {{"--temperature", "0.5"}, QP_SET_TEMPERATURE, {{&qp_sampling::temperature, 0.5}}},
+        {{"--top-p", "0.5"}, QP_SET_TOP_P, {{&qp_sampling::top_p, 0.5}}},
+        {{"--min-p", "0.5"}, QP_SET_MIN_P, {{&qp_sampling::min_p, 0.5}}},
+        {{"--typical", "0.5"}, QP_SET_TYPICAL_P, {{&qp_sampling::typical_p, 0.5}}},
+        {{"--typical-p", "0.5"}, QP_SET_TYPICAL_P, {{&qp_sampling::typical_p, 0.5}}},
+        {{"--top-a", "0.5"}, QP_SET_TOP_A, {{&qp_sampling::top_a, 0.5}}},
+        {{"--tfs", "0.5"}, QP_SET_TFS, {{&qp_sampling::tfs, 0.5}}},
+        {{"--top-n-sigma", "1.5"}, QP_SET_TOP_N_SIGMA, {{&qp_sampling::top_n_sigma, 1.5}}},
+        {{"--repeat-penalty", "1.5"}, QP_SET_REPETITION_PENALTY, {{&qp_sampling::repetition_penalty, 1.5}}},
+        {{"--repetition-penalty", "1.5"}, QP_SET_REPETITION_PENALTY, {{&qp_sampling::repetition_penalty, 1.5}}},
+        {{"--frequency-penalty", "-0.5"}, QP_SET_FREQUENCY_PENALTY, {{&qp_sampling::frequency_penalty, -0.5}}},
+        {{"--presence-penalty", "0.5"}, QP_SET_PRESENCE_PENALTY, {{&qp_sampling::presence_penalty, 0.5}}},
+        {{"--mirostat", "2"}, QP_SET_MIROSTAT, {{&qp_sampling::mirostat_tau, 5}, {&qp_sampling::mirostat_eta, 0.1}}},
+        {{"--mirostat-tau", "3", "--mirostat-eta", "0.2"},
+         QP_SET_MIROSTAT,
+         {{&qp_sampling::mirostat_tau, 3}, {&qp_sampling::mirostat_eta, 0.2}}},
+        {{"--xtc-probability", "0.5"},
+         QP_SET_XTC,
+         {{&qp_sampling::xtc_probability, 0.5}, {&qp_sampling::xtc_threshold, 0.1}}},
+        {{"--xtc-probability", "0.5", "--xtc-threshold", "0.2"}, QP_SET_XTC, {{&qp_sampling::xtc_threshold, 0.2}}},
+        {{"--dry-multiplier", "0.8"},
+         QP_SET_DRY,
+         {{&qp_sampling::dry_multiplier, 0.8}, {&qp_sampling::dry_base, 1.75}}},
+        {{"--dry-multiplier", "0.8", "--dry-base", "2"}, QP_SET_DRY, {{&qp_sampling::dry_base, 2}}},
+        {{"--dynatemp-low", "0.5", "--dynatemp-high", "1.5"},
+         QP_SET_DYNATEMP,
+         {{&qp_sampling::dynatemp_low, 0.5}, {&qp_sampling::dynatemp_high, 1.5}, {&qp_sampling::dynatemp_exponent, 1}}},
+        {{"--min-temp", "0.5", "--max-temp", "1.5", "--dynatemp-exponent", "2"},
+         QP_SET_DYNATEMP,
+         {{&qp_sampling::dynatemp_exponent, 2}}},
+        {{"--smoothing-factor", "0.3"},
+         QP_SET_SMOOTHING,
+         {{&qp_sampling::smoothing_factor, 0.3}, {&qp_sampling::smoothing_curve, 1}}},
+        {{"--smoothing-factor", "0.3", "--smoothing-curve", "2"},
+         QP_SET_SMOOTHING,
+         {{&qp_sampling::smoothing_curve, 2}}},
+    };
+    for (const Case& c : cases) {
+        CAPTURE(c.words.front());
+        const auto [request, given] = request_of(c.words);
+        CHECK(request.sampling.set == (always | c.bit));
+        CHECK(given == c.bit);
+        for (const auto& [field, value] : c.values) CHECK(request.sampling.*field == value);
+    }
+    auto [request, given] =
+        request_of({"--top-k", "7", "--repeat-last-n", "64", "--min-tokens", "3", "--dry-multiplier", "1",
+                    "--dry-allowed-length", "4", "--dry-penalty-last-n", "99"});
+    CHECK(request.sampling.top_k == 7);
+    CHECK(request.sampling.penalty_range == 64);
+    CHECK(request.sampling.min_tokens == 3);
+    CHECK(request.sampling.dry_allowed_length == 4);
+    CHECK(request.sampling.dry_range == 99);
+    CHECK(request.dry_breakers == Words{"\n", ":", "\"", "*"});
+    CHECK(given == (QP_SET_TOP_K | QP_SET_PENALTY_RANGE | QP_SET_MIN_TOKENS | QP_SET_DRY));
+
+    request = request_of({"--logit-bias", "5=-1.5", "--logit-bias", "6=+2", "--logit-bias", "7=-inf", "--ban-tokens",
+                          "8,9", "--dry-multiplier", "1", "--dry-sequence-breakers", "-hb", "--dry-sequence-breakers",
+                          ";", "--sampler-order", "top-k, min_p"})
+                  .first;
+    REQUIRE(request.bias.size() == 3);
+    CHECK(request.bias[0].id == 5);
+    CHECK(request.bias[0].bias == -1.5f);
+    CHECK(request.bias[1].bias == 2.0f);
+    CHECK(request.bias[2].bias == -std::numeric_limits<float>::infinity());
+    CHECK(request.banned == std::vector<int32_t>{8, 9});
+    CHECK(request.dry_breakers == Words{"-hb", ";"});
+    CHECK(request.sampler_order == "top_k,min_p");
+    CHECK((request.sampling.set & (QP_SET_LOGIT_BIAS | QP_SET_BANNED | QP_SET_ORDER | QP_SET_DRY)) ==
+          (QP_SET_LOGIT_BIAS | QP_SET_BANNED | QP_SET_ORDER | QP_SET_DRY));
+    // What is named first is everything but the temperature's own three, which follow.
+    const std::string last = request_of({"--temperature-last"}).first.sampler_order;
+    CHECK(std::count(last.begin(), last.end(), ',') == 11);
+    CHECK(!contains(last, "temp"));
+    CHECK(!contains(last, "smoothing"));
+
+    for (const Words& off : std::vector<Words>{{"--typical", "1"},
+                                               {"--tfs", "1"},
+                                               {"--top-a", "0"},
+                                               {"--top-k", "0"},
+                                               {"--top-n-sigma", "0"},
+                                               {"--repeat-penalty", "1"},
+                                               {"--frequency-penalty", "0"},
+                                               {"--presence-penalty", "0"},
+                                               {"--mirostat", "0"},
+                                               {"--mirostat", "0", "--mirostat-tau", "4"},
+                                               {"--xtc-probability", "0"},
+                                               {"--dry-multiplier", "0"},
+                                               {"--smoothing-factor", "0"},
+                                               {"--min-tokens", "0"}}) {
+        CAPTURE(off.front());
+        CHECK(request_of(off).first.sampling.set == always);
+    }
+    for (const char* bad : {"", "5", "=1", "-1=1", "x=1", "5=", "5=x", "5=1x", "5 =1", "99999999999=1", "5=+"}) {
+        CAPTURE(bad);
+        CHECK_THROWS_AS(request_of({"--logit-bias", bad}), UsageError);
+    }
+    CHECK_THROWS_AS(request_of({"--ban-tokens", "1,x"}), UsageError);
+}
+
+TEST_CASE("chat takes its flags, ExLlamaV2's too") {
+    const ChatArguments c =
+        parse({"chat", "dir", "-mode", "chatml", "--system", "-hb", "-p", "", "-n", "9", "--temp", "0", "--json"}).chat;
+    CHECK(c.model == "dir");
+    CHECK(c.mode == "chatml");
+    CHECK(c.system == "-hb");
+    CHECK(c.has_system);
+    CHECK(c.has_text);
+    CHECK(c.n_tokens == 9);
+    CHECK(c.json);
+    CHECK_FALSE(parse({"chat", "dir"}).chat.has_system);
+    CHECK(parse({"chat", "dir", "--system", ""}).chat.has_system);
 }
 
 TEST_CASE("lines end in a line feed, which begins no line of its own") {

@@ -1,124 +1,17 @@
 // The program itself, in a process of its own, with the fake plugin.
-#include <doctest/doctest.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <iterator>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "tests/host_stub/plugins/fake_model.h"
-#include "tests/support/data.h"
+#include "tests/host_stub/process.h"
 
 namespace quantplug::host {
 namespace {
 
-namespace fs = std::filesystem;
+using namespace test;
 using Json = nlohmann::json;
-using Words = std::vector<std::string>;
-
-const fs::path kBuilt = QP_HOST_TEST_DIR;
-
-struct Result {
-    int exit_code = -1;  // 128 + the signal's number where one ended it
-    std::string out, err;
-
-    Json json() const { return Json::parse(out); }
-};
-
-class Process {
- public:
-    Process(const fs::path& scratch, const Words& arguments, const std::string& input = "",
-            std::map<std::string, std::string> environment = {})
-        : scratch_(scratch) {
-        std::ofstream(scratch / "in", std::ios::binary) << input;
-        int pipe_ends[2];
-        REQUIRE(::pipe2(pipe_ends, O_CLOEXEC) == 0);
-        out_ = pipe_ends[0];
-        posix_spawn_file_actions_t actions;
-        posix_spawn_file_actions_init(&actions);
-        posix_spawn_file_actions_addopen(&actions, 0, (scratch / "in").c_str(), O_RDONLY, 0);
-        posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], 1);
-        posix_spawn_file_actions_addopen(&actions, 2, (scratch / "err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-        const std::string program = kBuilt / "program" / "quantplug";
-        environment.emplace("QUANTPLUG_PLUGIN_PATH", kBuilt / "plugins");
-        environment.emplace("HOME", scratch);
-        for (const char* name : {"PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"})
-            if (const char* value = std::getenv(name)) environment.emplace(name, value);
-        Words words = arguments, variables;
-        words.insert(words.begin(), program);
-        for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
-        std::vector<char*> argv, envp;
-        for (std::string& word : words) argv.push_back(word.data());
-        for (std::string& variable : variables) envp.push_back(variable.data());
-        argv.push_back(nullptr);
-        envp.push_back(nullptr);
-        REQUIRE(::posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(), envp.data()) == 0);
-        posix_spawn_file_actions_destroy(&actions);
-        ::close(pipe_ends[1]);
-    }
-    ~Process() { close_output(); }
-    Process(const Process&) = delete;
-    Process& operator=(const Process&) = delete;
-
-    void signal(int number) const { ::kill(pid_, number); }
-    void close_output() {
-        if (out_ >= 0) ::close(out_);
-        out_ = -1;
-    }
-    // Waits for some output.
-    std::string read_some() {
-        char buffer[4096];
-        const ssize_t n = ::read(out_, buffer, sizeof buffer);
-        out_text_.append(buffer, static_cast<size_t>(n > 0 ? n : 0));
-        return out_text_;
-    }
-    Result wait() {
-        for (size_t old_size = ~size_t{0}; out_ >= 0 && old_size != out_text_.size();) {
-            old_size = out_text_.size();
-            read_some();
-        }
-        int status = 0;
-        ::waitpid(pid_, &status, 0);
-        std::ifstream err(scratch_ / "err", std::ios::binary);
-        return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), out_text_,
-                std::string{std::istreambuf_iterator<char>(err), {}}};
-    }
-
- private:
-    fs::path scratch_;
-    pid_t pid_ = -1;
-    int out_ = -1;
-    std::string out_text_;
-};
-
-// A scratch folder with a model of each of two salts.
-struct Setup {
-    test::TempDir dir;
-    std::string model = dir.path() / "model", base = dir.path() / "base";
-
-    Setup() {
-        for (const auto& [folder, salt] : {std::pair{model, 5}, {base, 6}}) {
-            fs::create_directory(folder);
-            std::ofstream(folder + "/salt.txt") << salt;
-        }
-    }
-    Result run(const Words& arguments, const std::string& input = "",
-               const std::map<std::string, std::string>& environment = {}) const {
-        return Process(dir.path(), arguments, input, environment).wait();
-    }
-};
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 std::vector<std::string> keys(const Json& object) {
     std::vector<std::string> names;
@@ -210,6 +103,49 @@ TEST_CASE("generate: keys, log-probabilities, streams, timing") {
           Json{4, 5});
     const Json bos = setup.run({"generate", setup.model, "-n", "1", "-p", "", "--bos", "on", "--json"}).json();
     CHECK(bos.at("prompt_ids") == Json{test::kFakeBos});
+}
+
+TEST_CASE("generate --batch: every stream, and an error where greedy ones differ") {
+    const Setup setup;
+    const Result result = setup.run({"generate", setup.model, "-p", "AB", "-n", "3", "--batch", "4", "--json"});
+    CHECK(result.exit_code == 0);
+    CHECK(result.err == "");
+    const Json out = result.json();
+    CHECK(out.at("streams") == Json(std::vector<std::vector<int>>(4, {0, 1, 2})));
+    CHECK(out.at("ids") == Json{0, 1, 2});
+    CHECK(out.at("text") == "abc");
+    CHECK(out.at("finish_reason") == "length");
+    CHECK(out.at("timing").at("batch_tokens") == 12);
+    CHECK(!setup.run({"generate", setup.model, "-p", "AB", "-n", "1", "--json"}).json().contains("streams"));
+
+    const Words odd = {"generate", setup.model, "-p", "#", "-n", "2", "--batch", "2", "--json"};  // '#' is id 35
+    const Result differ = setup.run(odd);
+    CHECK(differ.exit_code == 1);
+    CHECK(differ.json().at("streams") == Json{{0, 1}, {1, 2}});
+    CHECK(contains(differ.err, "the greedy streams of one prompt differ"));
+    Words drawn = odd;
+    drawn.insert(drawn.end(), {"--temp", "1"});
+    CHECK(setup.run(drawn).exit_code == 0);
+    const Result text = setup.run({"generate", setup.model, "-p", "AB", "-n", "3", "--batch", "2"});
+    CHECK(text.out == "abc\n");
+    CHECK(contains(text.err, "2 streams: 6 tokens in"));
+
+    Process process(setup.dir.path(), {"generate", setup.model, "-p", "x", "--batch", "3"});
+    while (process.read_some().size() < 3) {
+    }
+    process.signal(SIGINT);
+    const Result stopped = process.wait();
+    CHECK(stopped.exit_code == 130);
+    CHECK(contains(stopped.err, "cancelled"));
+}
+
+TEST_CASE("samplers that a plugin does not know are named once") {
+    const Setup setup;
+    const Result result = setup.run({"generate", setup.model, "-p", "A", "-n", "1", "--tfs", "0.5", "--top-k", "3",
+                                     "--logit-bias", "1=2", "--temperature-last"});
+    CHECK(result.exit_code == 0);
+    CHECK(contains(result.err,
+                   "warning: plugin fake does not know --tfs, --logit-bias, --sampler-order: no effect on this text"));
 }
 
 TEST_CASE("tokenize and detokenize, by line too; text out is valid UTF-8") {

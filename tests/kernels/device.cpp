@@ -45,6 +45,9 @@ TEST_CASE("plans equal what is allocated") {
         for (Compute compute : {Compute::standard, Compute::exact}) {
             TinyOptions options;
             options.compute = compute;
+            options.n_experts = 3;
+            options.shared_inner = 112;
+            options.embedding_size = 24;
             const TinyModel model(options, seed);
             Loaded loaded(make(), model, 37, 5, kv_options);
             CHECK(loaded.device->memory().kv == loaded.device->kv_bytes(loaded.spec, kv_options));
@@ -111,6 +114,8 @@ TEST_CASE("a step that leaves its bounds is refused with what and where") {
         refuse("token -1", {{0, -1, 0}}, {}, table, 8);
         refuse("position 64 in row 0", {{0, 1, 64}}, {}, table, 8);
         refuse("position -1", {{0, 1, -1}}, {}, table, 8);
+        refuse("length of 65 tokens in row 0", {{0, 1, 0, 65}}, {}, table, 8);
+        refuse("length of -1", {{0, 1, 0, -1}}, {}, table, 8);
         refuse("sequence 2 in row 1", {{0, 1, 0}, {2, 1, 0}}, {}, table, 8);
         refuse("sequence -1", {{-1, 1, 0}}, {}, table, 8);
         refuse("needs 2 blocks", {{0, 1, 8}}, {}, table, 1);
@@ -214,7 +219,53 @@ TEST_CASE("tickets, cancel, walks that break the order, specs that do not fit") 
         refuse([](ModelSpec& s) { s.ropes[0].inv_freq.clear(); });
         refuse([](ModelSpec& s) { s.ropes[0].inv_freq[0] = INFINITY; });
         refuse([](ModelSpec& s) { s.attention_scale = NAN; });
+        refuse([](ModelSpec& s) { s.ropes[0].length_limit = -1; });
+        refuse([](ModelSpec& s) { s.ropes[0].length_limit = 8, s.ropes[0].factor = 0; });
+        refuse([](ModelSpec& s) { s.ropes[0].length_limit = 8, s.ropes[0].theta = INFINITY; });
+        refuse([](ModelSpec& s) { s.ropes[0].length_limit = 8, s.ropes[0].long_inv_freq = {1}; });
+        refuse([](ModelSpec& s) { s.ropes[0].long_inv_freq = {INFINITY}; });
+        refuse([](ModelSpec& s) { s.layers[0].attention_scale = NAN; });
+        refuse([](ModelSpec& s) { s.attention_softcap = -1; });
+        refuse([](ModelSpec& s) { s.clip_qkv = NAN; });
+        refuse([](ModelSpec& s) { s.alibi_slopes = {1}; });
+        refuse([](ModelSpec& s) { s.alibi_slopes = {1, 2, 3, INFINITY}; });
+        refuse([](ModelSpec& s) { s.residual_scale = INFINITY; });
+        refuse([](ModelSpec& s) { s.embedding_scale = NAN; });
+        refuse([](ModelSpec& s) { s.logit_scale = NAN; });
+        refuse([](ModelSpec& s) { s.logit_softcap = -2; });
+        refuse([](ModelSpec& s) { s.layers[0].activation = Activation(6); });
+        refuse([](ModelSpec& s) { s.layers[0].block = Block(3); });
+        refuse([](ModelSpec& s) { s.layers[0].mlp_norm.kind = NormSpec::Kind(3); });
+        refuse([](ModelSpec& s) { s.layers[0].mlp_norm.weight = {}; });
+        refuse([](ModelSpec& s) { s.layers[0].mlp_norm.bias = s.layers[0].mlp_norm.weight; });
+        refuse([](ModelSpec& s) { s.layers[0].mlp_norm.eps = -1; });
+        refuse([](ModelSpec& s) { s.layers[0].mlp_post_norm = {NormSpec::rms, 0, {9999}, {}}; });
+        refuse([](ModelSpec& s) {
+            s.layers[0].block = Block::parallel, s.layers[0].mlp_post_norm = s.layers[0].mlp_norm;
+        });
+        refuse([](ModelSpec& s) { s.layers[0].block = Block::post, s.residual_scale = 2; });
+        refuse([](ModelSpec& s) { s.layers[0].moe.experts.resize(2); });
+        refuse([](ModelSpec& s) { s.embedding_norm = {NormSpec::rms, 0, {}, {}}; });
+        refuse([](ModelSpec& s) { s.positions = s.embedding, s.max_positions = 64, s.position_offset = 38; });
+        refuse([](ModelSpec& s) { s.positions = s.layers[0].down; });
+        refuse([](ModelSpec& s) { s.project_in = s.layers[0].q; });
         refuse([](ModelSpec& s) { s.layers.pop_back(); });  // the cache has two layers
+
+        ModelSpec parallel = spec;
+        for (LayerSpec& layer : parallel.layers) layer.block = Block::parallel;
+        const auto attended = [&](Ops& ops, Activations x) {
+            const Activations qkv = ops.norm_qkv(parallel, parallel.layers[0], x);
+            return ops.rope_append_attend(parallel, parallel.layers[0], 0, qkv);
+        };
+        CHECK(run(parallel, step, [&](Ops& ops) {
+                  const Activations x = ops.embed(parallel);
+                  ops.project_add(parallel, parallel.layers[0], attended(ops, x), x);
+                  return true;
+              }) == invalid_argument);  // the MLP would read the x of after
+        CHECK(run(spec, step, [&](Ops& ops) {
+                  ops.moe_add(spec, spec.layers[0], ops.embed(spec));
+                  return true;
+              }) == invalid_argument);  // a dense layer
 
         Step no_cache = step;
         no_cache.kv = {7};
@@ -233,6 +284,42 @@ TEST_CASE("tickets, cancel, walks that break the order, specs that do not fit") 
         CHECK(fresh->make_kv(spec, {KvSpec::f16, 0, 1}, &kv).code == invalid_argument);
         CHECK(fresh->make_kv(spec, {KvSpec::f16, 8, 0}, &kv).code == invalid_argument);
         CHECK(fresh->upload({}, &loaded.spec.final_norm.weight).code == invalid_argument);
+    }
+}
+
+TEST_CASE("layers of experts are refused where their parts do not fit") {
+    const uint64_t seed = fresh_seed();
+    INFO("seed " << seed);
+    TinyOptions options;
+    options.n_experts = 4;
+    options.shared_inner = 40;
+    options.shared_gate = true;
+    for (bool reference : {false, true}) {
+        Loaded loaded(reference ? make_reference_device() : cpu_device(nullptr, 2), {options, seed}, 8, 4, kv_options);
+        const auto table = plain_table(16);
+        const std::vector<Row> rows{{0, 1, 0}};
+        StepResult result;
+        const ModelSpec whole = loaded.spec;
+        REQUIRE(loaded.run(rows, table, 8, {}, &result).ok());
+        const auto refuse = [&](const char* part, auto&& change) {
+            loaded.spec = whole;
+            change(loaded.spec, loaded.spec.layers[1].moe);
+            const Status status = loaded.run(rows, table, 8, {}, &result);
+            INFO(status.message);
+            CHECK(status.code == invalid_argument);
+            CHECK(status.message.find(part) != std::string::npos);
+        };
+        refuse("has 3 experts, n_experts is 4", [](ModelSpec&, MoeSpec& m) { m.experts.pop_back(); });
+        refuse("takes 0 of 4", [](ModelSpec&, MoeSpec& m) { m.top_k = 0; });
+        refuse("takes 5 of 4", [](ModelSpec&, MoeSpec& m) { m.top_k = 5; });
+        refuse("router matrix is not on", [](ModelSpec&, MoeSpec& m) { m.router = {}; });
+        refuse("layer 1 expert 2 down matrix", [](ModelSpec&, MoeSpec& m) { m.experts[2].down = m.experts[2].up; });
+        refuse("layer 1 expert 3 up matrix", [](ModelSpec&, MoeSpec& m) { m.experts[3].up = m.shared.up; });
+        refuse("half of a shared expert", [](ModelSpec&, MoeSpec& m) { m.shared.down = {}; });
+        refuse("layer 1 shared expert gate matrix", [](ModelSpec&, MoeSpec& m) { m.shared = m.experts[0]; });
+        refuse("layer 1 shared_gate matrix", [](ModelSpec&, MoeSpec& m) { m.shared_gate = m.router; });
+        loaded.spec = whole;
+        CHECK(loaded.run(rows, table, 8, {}, &result).ok());
     }
 }
 

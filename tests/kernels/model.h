@@ -97,8 +97,8 @@ class Loaded {
         if (o_.embedding_norm) spec.embedding_norm = norm(o_.hidden, o_.norm);
         if (o_.position_offset >= 0) {
             spec.position_offset = o_.position_offset;
-            spec.positions = pack(random_dense(o_.hidden, o_.max_positions + o_.position_offset, DType::f16, false,
-                                               random_, 1)->source);
+            spec.positions = pack(
+                random_dense(o_.hidden, o_.max_positions + o_.position_offset, DType::f16, false, random_, 1)->source);
         }
         if (o_.embedding_size) {
             spec.project_in = pack(random_dense(embedded, o_.hidden, DType::f16, false, random_, 0.2f)->source);
@@ -159,8 +159,8 @@ class Loaded {
             const DType types[] = {DType::f32, DType::f16, DType::bf16};
             return pack(random_dense(k, n, types[part % 3], o_.bias, random_, 0.15f)->source);
         }
-        auto data = random_quant({"", k, n, groups_of(2 + part % 7, k, 32), part % 2 == 0, false, o_.bias}, random_,
-                                 0.3f);
+        auto data =
+            random_quant({"", k, n, groups_of(2 + part % 7, k, 32), part % 2 == 0, false, o_.bias}, random_, 0.3f);
         if (o_.perm && perm) data->source.perm = *perm;
         return pack(data->source);
     }
@@ -268,5 +268,54 @@ class Loaded {
     const uint64_t seed_;
     Random random_;
 };
+
+// One block per 8 tokens, scattered; two sequences.
+inline const KvSpec small_blocks{KvSpec::f32, 8, 40};
+
+inline std::vector<int32_t> scrambled_table(Random& random, int32_t sequences, int32_t max_blocks) {
+    std::vector<int32_t> blocks(static_cast<size_t>(small_blocks.n_blocks));
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::shuffle(blocks.begin(), blocks.end(), random);
+    blocks.resize(size_t(sequences * max_blocks));
+    return blocks;
+}
+
+inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        error += (double(a[i]) - double(b[i])) * (double(a[i]) - double(b[i]));
+        norm += double(b[i]) * double(b[i]);
+    }
+    return std::sqrt(error / norm);
+}
+
+// Logits of every row of two interleaved sequences of `length` tokens.
+inline std::vector<float> run_all(Loaded& loaded, const std::vector<Row>& rows, const std::vector<int32_t>& table,
+                                  int32_t max_blocks, const std::vector<size_t>& cuts) {
+    std::vector<float> logits;
+    size_t begin = 0;
+    for (size_t end : cuts) {
+        const std::vector<Row> piece(rows.begin() + int64_t(begin), rows.begin() + int64_t(end));
+        std::vector<Wanted> wanted;
+        for (size_t r = 0; r < piece.size(); ++r) wanted.push_back({int32_t(r), Wanted::logits, 0});
+        StepResult result;
+        const Status status = loaded.run(piece, table, max_blocks, wanted, &result);
+        REQUIRE_MESSAGE(status.ok(), status.message);
+        REQUIRE(result.values.size() == piece.size() * size_t(loaded.spec.n_vocab));
+        logits.insert(logits.end(), result.values.begin(), result.values.end());
+        begin = end;
+    }
+    return logits;
+}
+
+inline std::vector<Row> two_sequences(Random& random, int32_t length, int32_t n_vocab) {
+    std::vector<Row> rows;
+    for (int32_t p = 0; p < length; ++p) {
+        // The first as decode has it, the second a prefill of known length. The last token is the poison.
+        rows.push_back({0, below(random, n_vocab - 1), p, 0});
+        rows.push_back({1, below(random, n_vocab - 1), p, length});
+    }
+    return rows;
+}
 
 }  // namespace quantplug::test

@@ -159,7 +159,9 @@ inline std::unique_ptr<Device> cpu_device(const char* instruction_set, int32_t t
 /// The instruction sets of this machine, portable first.
 inline std::vector<const char*> instruction_sets() {
     std::vector<const char*> names{"portable"};
-    if (cpu_device("avx2", 1)) names.push_back("avx2");
+    for (const char* name : {"avx2", "avxvnni", "avxvnni-evex", "avx512vnni"}) {
+        if (cpu_device(name, 1)) names.push_back(name);
+    }
     return names;
 }
 

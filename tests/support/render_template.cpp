@@ -2,7 +2,7 @@
 // a line out, {"text"} or {"error"}.
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,7 +14,7 @@ int main() {
     using OrderedJson = nlohmann::ordered_json;
     std::ios::sync_with_stdio(false);
     std::string line, source;
-    std::optional<jinja::Template> parsed;
+    std::unique_ptr<jinja::Template> parsed;
     while (std::getline(std::cin, line)) {
         OrderedJson out;
         try {
@@ -22,7 +22,7 @@ int main() {
             const auto& text = request.at("template").get_ref<const std::string&>();
             if (!parsed || source != text) {
                 parsed.reset();
-                parsed.emplace(text, "template");
+                parsed = std::make_unique<jinja::Template>(text, "template");
                 source = text;
             }
             std::vector<jinja::Variable> variables;

@@ -4,6 +4,7 @@
 
 #include "engine/chat/jinja/format.h"
 #include "engine/chat/jinja/operations.h"
+#include "engine/chat/jinja/strings.h"
 
 namespace quantplug::engine::jinja {
 namespace {
@@ -27,9 +28,8 @@ constexpr const char* symbol_of(Op op) {
     }
 }
 
-int64_t checked(Context& context, bool overflow, int64_t value) {
+void check(Context& context, bool overflow) {
     if (overflow) context.fail("an integer does not fit in 64 bits");
-    return value;
 }
 
 int64_t integer_power(Context& context, int64_t base, int64_t exponent) {
@@ -37,12 +37,12 @@ int64_t integer_power(Context& context, int64_t base, int64_t exponent) {
     while (exponent > 0) {
         if (exponent & 1) {
             const int64_t before = out;
-            checked(context, __builtin_mul_overflow(before, base, &out), 0);
+            check(context, __builtin_mul_overflow(before, base, &out));
         }
         exponent >>= 1;
         if (exponent > 0) {
             const int64_t before = base;
-            checked(context, __builtin_mul_overflow(before, before, &base), 0);
+            check(context, __builtin_mul_overflow(before, before, &base));
         }
     }
     return out;
@@ -52,11 +52,14 @@ Value integers(Context& context, Op op, int64_t a, int64_t b) {
     int64_t out = 0;
     switch (op) {
         case Op::add:
-            return Value::integer(checked(context, __builtin_add_overflow(a, b, &out), out));
+            check(context, __builtin_add_overflow(a, b, &out));
+            return Value::integer(out);
         case Op::subtract:
-            return Value::integer(checked(context, __builtin_sub_overflow(a, b, &out), out));
+            check(context, __builtin_sub_overflow(a, b, &out));
+            return Value::integer(out);
         case Op::multiply:
-            return Value::integer(checked(context, __builtin_mul_overflow(a, b, &out), out));
+            check(context, __builtin_mul_overflow(a, b, &out));
+            return Value::integer(out);
         case Op::power:
             if (b >= 0) return Value::integer(integer_power(context, a, b));
             if (a == 0) context.fail("zero cannot be raised to a negative power");
@@ -68,7 +71,7 @@ Value integers(Context& context, Op op, int64_t a, int64_t b) {
     if (op == Op::divide) return Value::real(static_cast<double>(a) / static_cast<double>(b));
     if (a == INT64_MIN && b == -1) {
         if (op == Op::modulo) return Value::integer(0);
-        checked(context, true, 0);
+        check(context, true);
     }
     int64_t quotient = a / b, rest = a % b;
     if (rest != 0 && (rest < 0) != (b < 0)) {  // towards minus infinity
@@ -126,7 +129,7 @@ Value repeated(Context& context, const Value& value, int64_t n) {
             context.step();
             out.append(value.text());
         }
-        return make_string(context, std::move(out));
+        return make_string(context, out.as_safe(value.text().safe()));
     }
     const auto& items = value.sequence().items;
     if (!items.empty() && times > context.limits.bytes / sizeof(Value) / items.size())
@@ -151,8 +154,9 @@ Value arithmetic(Context& context, Op op, const Value& a, const Value& b) {
     if (a.is_number() && b.is_number()) return reals(context, op, a.as_real(), b.as_real());
     if (op == Op::add && a.is(Kind::string) && b.is(Kind::string)) {
         context.check_text(a.text().size() + b.text().size());
-        Text out = a.text();
-        out.append(b.text());
+        const bool safe = a.text().safe() || b.text().safe();
+        Text out = safe ? escape_html(context, a.text()) : a.text();
+        out.append(safe ? escape_html(context, b.text()) : b.text());
         return make_string(context, std::move(out));
     }
     if (op == Op::add && a.is(Kind::sequence) && b.is(Kind::sequence) && a.sequence().indexed() &&

@@ -33,6 +33,7 @@ std::string name_argument(Context& context, const Value& value, std::string_view
 
 Value map(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     Context& context = evaluator.context();
+    if (!truth(value)) return make_sequence(context, Flavour::generator, {});
     const std::vector<Value> items = elements(context, value);
     std::vector<Value> out;
     if (arguments.positional.empty()) {

@@ -53,7 +53,7 @@ Value reversed(Evaluator& evaluator, const Value& value) {
     if (value.is(Kind::string)) {
         Text out;
         for (const Value& one : items) out.append(one.text());
-        return make_string(context, std::move(out));
+        return make_string(context, out.as_safe(value.text().safe()));
     }
     const bool from_generator = value.is(Kind::sequence) && !value.sequence().sized();
     return make_sequence(context, from_generator ? Flavour::list : Flavour::generator, std::move(items));

@@ -69,37 +69,21 @@ Value string_filter(Evaluator& evaluator, const Value& value, Arguments& argumen
     return make_string(evaluator.context(), to_text(evaluator.context(), value));
 }
 
-// Nothing is escaped on the way out, so nothing has to be marked as safe.
 Value safe(Evaluator& evaluator, const Value& value, Arguments& arguments) {
-    return string_filter(evaluator, value, arguments);
+    no_arguments(evaluator.context(), arguments, "safe");
+    return make_string(evaluator.context(), to_text(evaluator.context(), value).as_safe(true));
 }
 
 Value escape(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     Context& context = evaluator.context();
     no_arguments(context, arguments, "escape");
-    const Text text = to_text(context, value);
-    context.touch(text.size());
-    std::string out;
-    for (const char c : text.bytes()) switch (c) {
-            case '&':
-                out += "&amp;";
-                break;
-            case '<':
-                out += "&lt;";
-                break;
-            case '>':
-                out += "&gt;";
-                break;
-            case '\'':
-                out += "&#39;";
-                break;
-            case '"':
-                out += "&#34;";
-                break;
-            default:
-                out += c;
-        }
-    return make_string(context, text.with_bytes(std::move(out)));
+    return make_string(context, escape_html(context, to_text(context, value)));
+}
+
+Value force_escape(Evaluator& evaluator, const Value& value, Arguments& arguments) {
+    Context& context = evaluator.context();
+    no_arguments(context, arguments, "forceescape");
+    return make_string(context, escape_html(context, to_text(context, value).as_safe(false)));
 }
 
 Value tojson(Evaluator& evaluator, const Value& value, Arguments& arguments) {
@@ -150,6 +134,7 @@ Value truncate(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     const int64_t n = length ? integer_argument(context, *length, "truncate") : 255;
     const Text tail = end ? string_argument(context, *end, "truncate") : Text("...");
     const int64_t slack = leeway && !leeway->is(Kind::none) ? integer_argument(context, *leeway, "truncate") : 5;
+    if (!value.is(Kind::string) && has_length(value) && jinja::length(context, value) <= n + slack) return value;
     const Text& text = string_argument(context, value, "truncate");
     const auto tail_size = static_cast<int64_t>(code_points(tail.bytes()));
     if (n < tail_size || slack < 0) context.fail("'truncate' to ", n, " characters leaves no room for the end");
@@ -201,7 +186,7 @@ constexpr NamedFilter table[] = {
     {"safe", safe},
     {"escape", escape},
     {"e", escape},
-    {"forceescape", escape},
+    {"forceescape", force_escape},
     {"tojson", tojson},
     {"format", format_filter},
     {"truncate", truncate},

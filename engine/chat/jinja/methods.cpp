@@ -135,9 +135,14 @@ Value count(Evaluator& evaluator, const Value& self, Arguments& arguments) {
 Value replace_method(Evaluator& evaluator, const Value& self, Arguments& arguments) {
     Context& context = evaluator.context();
     const auto [old, fresh, most] = arguments.bind<3>(context, "replace", {"old", "new", "count"}, 2);
-    return make_string(context, replace(context, self.text(), string_argument(context, *old, "replace").bytes(),
-                                        string_argument(context, *fresh, "replace"),
-                                        most ? integer_argument(context, *most, "replace") : -1));
+    const bool safe = self.text().safe();
+    const auto argument = [&](const Value& value) {
+        const Text& text = string_argument(context, value, "replace");
+        return safe ? escape_html(context, text) : text;
+    };
+    const int64_t n = most ? integer_argument(context, *most, "replace") : -1;
+    const Text out = replace(context, self.text(), argument(*old).bytes(), argument(*fresh), n);
+    return make_string(context, out.as_safe(safe));
 }
 
 template <bool at_end>
@@ -192,8 +197,10 @@ Value join_method(Evaluator& evaluator, const Value& self, Arguments& arguments)
     Context& context = evaluator.context();
     const auto [iterable] = arguments.bind<1>(context, "join", {"iterable"}, 1);
     std::vector<Text> parts;
-    for (const Value& one : elements(context, *iterable)) parts.push_back(string_argument(context, one, "join"));
-    return make_string(context, join(context, parts, self.text()));
+    const bool safe = self.text().safe();
+    for (const Value& one : elements(context, *iterable))
+        parts.push_back(safe ? escape_html(context, to_text(context, one)) : string_argument(context, one, "join"));
+    return make_string(context, join(context, parts, self.text()).as_safe(safe));
 }
 
 Value format_method(Evaluator& evaluator, const Value& self, Arguments& arguments) {

@@ -202,7 +202,7 @@ std::vector<Value> elements(Context& context, const Value& value) {
             context.grow(offsets.size() * sizeof(Value));  // before the vector is made
             context.shrink(offsets.size() * sizeof(Value));
             for (size_t i = 0; i + 1 < offsets.size(); ++i)
-                out.push_back(make_string(context, value.text().slice(offsets[i], offsets[i + 1])));
+                out.push_back(make_string(context, value.text().slice(offsets[i], offsets[i + 1]).as_safe(false)));
             return out;
         }
         case Kind::sequence: {
@@ -287,7 +287,7 @@ Value get_item(Context& context, const Value& value, const Value& key) {
 namespace {
 
 struct Bounds {
-    int64_t first, step, count;
+    int64_t first, last, step, count;
 };
 
 Bounds bounds_of(Context& context, int64_t size, const Value* first, const Value* last, const Value* step) {
@@ -309,7 +309,7 @@ Bounds bounds_of(Context& context, int64_t size, const Value* first, const Value
     const int64_t to = no_last ? (by > 0 ? size : -1) : clamp(integer(last, 0));
     const int64_t span = by > 0 ? to - from : from - to;
     const int64_t width = by > 0 ? by : by == INT64_MIN ? INT64_MAX : -by;
-    return {from, by, span > 0 ? (span - 1) / width + 1 : 0};
+    return {from, to, by, span > 0 ? (span - 1) / width + 1 : 0};
 }
 
 }  // namespace
@@ -348,8 +348,10 @@ Value slice(Context& context, const Value& value, const Value* first, const Valu
     if (value.is(Kind::range)) {
         const auto& range = value.as<RangeObject>();
         const Bounds bounds = bounds_of(context, range.size(), first, last, step);
-        const int64_t by = range.step * bounds.step, from = range.at(bounds.first);
-        return Value(Kind::range, std::make_shared<RangeObject>(context, from, from + by * bounds.count, by));
+        int64_t by = 0;
+        if (__builtin_mul_overflow(range.step, bounds.step, &by)) context.fail("the step of a slice is too large");
+        return Value(Kind::range,
+                     std::make_shared<RangeObject>(context, range.at(bounds.first), range.at(bounds.last), by));
     }
     context.fail("a ", type_name(value), " cannot be sliced");
 }

@@ -41,8 +41,10 @@ ExpressionPtr Parser::constant(Value value) {
 
 ExpressionPtr Parser::expression() {
     const Nested nested(*this);
+    const size_t n_unknown = unknown_.size();
     ExpressionPtr out = disjunction();
     while (take_name("if")) {
+        unknown_.resize(n_unknown);
         ++soft_;
         ExpressionPtr condition = disjunction();
         ExpressionPtr otherwise = take_name("else") ? expression() : nullptr;
@@ -168,10 +170,10 @@ ExpressionPtr Parser::primary() {
             if (name == "true" || name == "True") return constant(Value::boolean(true));
             if (name == "false" || name == "False") return constant(Value::boolean(false));
             if (name == "none" || name == "None") return constant(Value::none());
-            if (!macros_.empty()) {
-                macros_.back()->uses_caller |= name == "caller";
-                macros_.back()->uses_varargs |= name == "varargs";
-                macros_.back()->uses_kwargs |= name == "kwargs";
+            for (MacroBody* macro : macros_) {  // those around it too, as jinja2 has it
+                macro->uses_caller |= name == "caller";
+                macro->uses_varargs |= name == "varargs";
+                macro->uses_kwargs |= name == "kwargs";
             }
             ExpressionPtr out = node(Op::name);
             out->symbol = symbol(name);
@@ -392,7 +394,7 @@ ExpressionPtr Parser::filter(ExpressionPtr left, bool first_named) {
     ExpressionPtr out = node(Op::filter);
     out->text = dotted_name();
     out->filter = find_filter(out->text);
-    if (!out->filter && soft_ == 0) syntax_error(name_, line, "there is no filter '", out->text, "'");
+    if (!out->filter && soft_ == 0) unknown_.push_back({line, "filter '" + out->text + "'"});
     if (here().is_op("(")) out->arguments = arguments();
     out->parts.push_back(std::move(left));
     return finish(std::move(out));
@@ -406,7 +408,7 @@ ExpressionPtr Parser::test(ExpressionPtr left) {
     out->negated = negated;
     out->text = dotted_name();
     out->test = find_test(out->text);
-    if (!out->test && soft_ == 0) syntax_error(name_, line, "there is no test '", out->text, "'");
+    if (!out->test && soft_ == 0) unknown_.push_back({line, "test '" + out->text + "'"});
     const TokenKind kind = here().kind;
     if (here().is_op("(")) {
         out->arguments = arguments();

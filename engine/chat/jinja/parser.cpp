@@ -13,6 +13,7 @@ Syntax Parser::parse() {
     Syntax out;
     out.body = statements({});
     if (here().kind != TokenKind::end) fail_here("unexpected ", shown());
+    if (!unknown_.empty()) syntax_error(name_, unknown_[0].line, "there is no ", unknown_[0].what);
     out.symbols = std::move(symbols_);
     return out;
 }

@@ -90,7 +90,7 @@ std::string float_repr(double value) {
     if (exponent < -4 || exponent >= 16) {
         out += digits[0];
         if (n > 1) out.append(".").append(digits, 1);
-        char tail[8];
+        char tail[16];
         std::snprintf(tail, sizeof tail, "e%c%02d", exponent < 0 ? '-' : '+', std::abs(exponent));
         return out += tail;
     }
@@ -133,7 +133,10 @@ void append_repr(Context& context, Text& out, const Value& value) {
             return out.append(float_repr(value.as_real()));
         case Kind::string:
             context.touch(value.text().size());
-            return out.append(value.text().with_bytes(string_repr(value.bytes())));
+            if (value.text().safe()) out.append("Markup(");
+            out.append(value.text().with_bytes(string_repr(value.bytes())));
+            if (value.text().safe()) out.append(")");
+            return;
         case Kind::sequence: {
             const SequenceObject& list = value.sequence();
             switch (list.flavour) {

@@ -188,7 +188,33 @@ Text pad(Context& context, const Text& text, int64_t width, std::string_view fil
     for (int64_t i = 0; i < front; ++i) out.append(fill);
     out.append(text);
     for (int64_t i = front; i < missing; ++i) out.append(fill);
-    return out;
+    return out.as_safe(text.safe());
+}
+
+Text escape_html(Context& context, const Text& text) {
+    if (text.safe()) return text;
+    context.touch(text.size());
+    std::string out;
+    for (const char c : text.bytes()) switch (c) {
+            case '&':
+                out += "&amp;";
+                break;
+            case '<':
+                out += "&lt;";
+                break;
+            case '>':
+                out += "&gt;";
+                break;
+            case '\'':
+                out += "&#39;";
+                break;
+            case '"':
+                out += "&#34;";
+                break;
+            default:
+                out += c;
+        }
+    return text.with_bytes(std::move(out)).as_safe(true);
 }
 
 Text title_filter(Context& context, const Text& text) {
@@ -205,7 +231,7 @@ Text title_filter(Context& context, const Text& text) {
         inside = !separates;
         i += one.length;
     }
-    return text.with_bytes(std::move(out));
+    return Text(std::move(out), text.marked());
 }
 
 Text indent(Context& context, const Text& text, const Text& indentation, bool first, bool blank) {
@@ -223,7 +249,7 @@ Text indent(Context& context, const Text& text, const Text& indentation, bool fi
         context.touch(lines[i].size() + indentation.size());
         context.check_text(out.size());
     }
-    return out;
+    return out.as_safe(text.safe());
 }
 
 namespace {

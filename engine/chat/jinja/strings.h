@@ -22,6 +22,8 @@ Text join(Context& context, const std::vector<Text>& parts, const Text& separato
 /// Filled up to `width` code points; in front where `right` aligns, else behind; both: str.center.
 Text pad(Context& context, const Text& text, int64_t width, std::string_view fill, bool in_front, bool behind);
 
+/// Of what is safe already: itself.
+Text escape_html(Context& context, const Text& text);
 /// jinja2's title filter: a letter behind white space, '-' or an opening bracket is large.
 Text title_filter(Context& context, const Text& text);
 Text indent(Context& context, const Text& text, const Text& indentation, bool first, bool blank);

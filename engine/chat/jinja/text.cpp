@@ -26,8 +26,15 @@ void Text::append(const Text& other) {
     }
 }
 
+Text Text::as_safe(bool safe) const {
+    Text out = *this;
+    out.safe_ = safe;
+    return out;
+}
+
 Text Text::slice(size_t begin, size_t end) const {
     Text out;
+    out.safe_ = safe_;
     out.bytes_ = bytes_.substr(begin, end - begin);
     auto it =
         std::upper_bound(marks_.begin(), marks_.end(), begin, [](size_t at, const Mark& one) { return at < one.end; });

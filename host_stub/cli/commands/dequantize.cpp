@@ -7,18 +7,6 @@
 
 namespace quantplug::host {
 
-void add_dequantize(CLI::App& command, DequantizeArguments& arguments) {
-    command.add_option("-m,--model,DIR", arguments.folder, "the quantised model folder")->type_name("DIR")->required();
-    command.add_option("OUT", arguments.out, "the folder to make, absent or empty")->required();
-    command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")
-        ->check(CLI::IsMember({"f16", "f32"}));
-    add_backend_arguments(command, arguments);
-    add_output_arguments(command, arguments);
-    command.footer(
-        "Example: the decoded values as FP16, for any other program\n"
-        "  quantplug dequantize models/llama2-exl2 models/llama2-f16");
-}
-
 int run_dequantize(const DequantizeArguments& arguments, Program& program) {
     nlohmann::json request = {{"in", arguments.folder}, {"out", arguments.out}, {"dtype", arguments.dtype}};
     add_tool_options(request, arguments.options);

@@ -29,18 +29,6 @@ std::vector<int32_t> ids_of_line(std::string_view line, size_t number) {
 
 }  // namespace
 
-void add_detokenize(CLI::App& command, DetokenizeArguments& arguments) {
-    add_model_arguments(command, arguments);
-    CLI::Option* ids = command.add_option("--ids", arguments.input.ids, "the token ids")->type_name("1,2,3");
-    command.add_option("-f,--file", arguments.input.file, "the ids from a file; - is standard input")
-        ->type_name("FILE");
-    command.callback([ids, &arguments] { arguments.input.has_ids = ids->count() > 0; });
-    command.add_flag("--lines", arguments.input.lines, "one result per line of the input");
-    add_special(command, arguments.special, "special tokens are written as their text (default off)");
-    add_output_arguments(command, arguments);
-    command.footer("Example: the text of two ids\n  quantplug detokenize models/smollm2-exl2 --ids 19556,905");
-}
-
 int run_detokenize(const DetokenizeArguments& arguments, Program& program) {
     const InputArguments& input = arguments.input;
     const Options options = load_options(arguments);

@@ -1,4 +1,5 @@
 // quantplug generate: raw text in, text out as it comes.
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -7,6 +8,7 @@
 #include "host_stub/cli/commands/commands.h"
 #include "host_stub/cli/facts.h"
 #include "host_stub/cli/failure.h"
+#include "host_stub/cli/generation.h"
 #include "host_stub/cli/interrupt.h"
 #include "host_stub/cli/sampling.h"
 #include "host_stub/cli/session.h"
@@ -21,27 +23,14 @@ using Json = nlohmann::json;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-const char* finish_name(uint32_t reason) {
-    switch (reason) {
-        case QP_FINISH_STOP:
-            return "stop";
-        case QP_FINISH_LENGTH:
-            return "length";
-        case QP_FINISH_CANCELLED:
-            return "cancelled";
-        case QP_FINISH_ERROR:
-            return "error";
-        default:
-            return "none";
-    }
-}
-
 // What came out of a generation.
 struct Outcome {
     std::vector<int32_t> ids;
     std::string text;
     Json logprobs = Json::array();
     qp_event end = make<qp_event>();
+    std::vector<Stream> streams;  // --batch
+    double seconds = 0;
     double first_token_s = 0;  // since the first statement of main(): the loader's milliseconds before it are not in it
 };
 
@@ -60,11 +49,11 @@ void collect(const qp_event& event, Outcome& outcome) {
     if (event.text && event.text_size > 0) outcome.text.append(event.text, event.text_size);
 }
 
-Outcome generate(const Model& model, const GenerateRequest& request, Program& program) {
+Outcome generate(const Model& model, const GenerateRequest& request, uint32_t batch, Program& program) {
     Outcome outcome;
     const bool stream = !program.console.json();
     ProgressBar bar(program.console);
-    const qp_event end = model.generate(request, [&](const qp_event& event) {
+    const auto take = [&](const qp_event& event) {
         if (event.kind == QP_EVENT_PREFILL && event.n_done < event.n_prompt)
             bar.update(static_cast<double>(event.n_done) / static_cast<double>(event.n_prompt), "prompt");
         if (event.n_tokens > 0 && outcome.ids.empty()) outcome.first_token_s = seconds_since(program.start);
@@ -72,53 +61,33 @@ Outcome generate(const Model& model, const GenerateRequest& request, Program& pr
         collect(event, outcome);
         if (stream && outcome.text.size() > old_size)
             program.console.write_text(std::string_view(outcome.text).substr(old_size));
-        return !interrupted();
-    });
-    outcome.end = end;
+    };
+    const auto start = Clock::now();
+    if (batch > 0) {
+        outcome.streams = generate_batch(model, request, batch, take);
+        outcome.end = outcome.streams.front().end;
+    } else {
+        outcome.end = model.generate(request, [&](const qp_event& event) { return take(event), !interrupted(); });
+    }
+    outcome.seconds = seconds_since(start);
     return outcome;
 }
 
-std::string rate(uint64_t tokens, double seconds) {
-    std::array<char, 96> text{};
-    if (tokens == 0 || seconds <= 0)
-        std::snprintf(text.data(), text.size(), "%llu tokens", static_cast<unsigned long long>(tokens));
-    else
-        std::snprintf(text.data(), text.size(), "%llu tokens in %.2f s (%.1f/s)",
-                      static_cast<unsigned long long>(tokens), seconds, static_cast<double>(tokens) / seconds);
-    return text.data();
+// Whether all streams that were not cancelled have the same ids; two that were stopped agree as far as both go.
+bool streams_agree(const std::vector<Stream>& streams) {
+    for (const Stream& stream : streams) {
+        const std::vector<int32_t>& first = streams.front().ids;
+        const bool cut =
+            stream.end.finish_reason == QP_FINISH_CANCELLED || streams.front().end.finish_reason == QP_FINISH_CANCELLED;
+        const size_t n = cut ? std::min(first.size(), stream.ids.size()) : first.size();
+        if (!cut && stream.ids.size() != n) return false;
+        if (!std::equal(first.begin(), first.begin() + static_cast<std::ptrdiff_t>(n), stream.ids.begin()))
+            return false;
+    }
+    return true;
 }
 
 }  // namespace
-
-void add_generate(CLI::App& command, GenerateArguments& arguments) {
-    add_model_arguments(command, arguments);
-    CLI::Option* text =
-        command.add_option("-p,--prompt", arguments.input.text, "the prompt, as raw text")->type_name("TEXT");
-    CLI::Option* ids = command.add_option("--ids", arguments.input.ids, "the prompt as token ids")->type_name("1,2,3");
-    command.add_option("-f,--file", arguments.input.file, "the prompt from a file; - is standard input")
-        ->type_name("FILE");
-    command.callback([text, ids, &arguments] {
-        arguments.input.has_text = text->count() > 0;
-        arguments.input.has_ids = ids->count() > 0;
-    });
-    command
-        .add_option("-n,--n-tokens", arguments.n_tokens,
-                    "at most this many tokens (default: until the context is full)")
-        ->check(CLI::Range(1u, 0x7fffffffu))
-        ->type_name("N");
-    command.add_flag("--ignore-eos", arguments.ignore_eos, "go on after the model's own stop tokens");
-    add_sampling_arguments(command, arguments.sampling);
-    command.add_option("--logprobs", arguments.n_top, "the K most probable tokens beside each token (with --json)")
-        ->check(CLI::Range(0u, 1000000u))
-        ->type_name("K");
-    add_special(command, arguments.special,
-                "text like <|im_start|> is the token, and tokens are written so (default off)");
-    add_bos(command, arguments.bos);
-    add_output_arguments(command, arguments);
-    command.footer(
-        "Example: go on with a sentence, the most probable token each time\n"
-        "  quantplug generate models/smollm2-exl2 -p \"The capital of France is\" -n 16 --temp 0");
-}
 
 int run_generate(const GenerateArguments& arguments, Program& program) {
     const InputArguments& input = arguments.input;
@@ -151,32 +120,40 @@ int run_generate(const GenerateArguments& arguments, Program& program) {
     request.n_top = arguments.n_top;
     request.flags =
         (arguments.ignore_eos ? QP_GENERATE_IGNORE_EOS : 0) | (arguments.special ? QP_GENERATE_SPECIAL_TEXT : 0);
-    request.sampling = resolve_sampling(arguments.sampling, model.default_sampling(), std::random_device{}());
+    resolve_sampling(arguments.sampling, model.default_sampling(), std::random_device{}(), request);
 
-    const Outcome outcome = generate(model, request, program);
+    const Outcome outcome = generate(model, request, arguments.batch.value_or(0), program);
     const qp_event& end = outcome.end;
-    if (const uint64_t ignored = end.ignored & given_sampling(arguments.sampling))
-        program.console.log(QP_LOG_WARNING, "plugin " + plugin.name() + " does not know " + sampling_names(ignored) +
-                                                ": no effect on this text");
+    warn_ignored(program.console, plugin, end.ignored, arguments.sampling);
+    uint64_t batch_tokens = 0;
+    for (const Stream& stream : outcome.streams) batch_tokens += stream.ids.size();
     // The first token is the prompt's last step; each further one is a step of its own.
     const uint64_t decode_tokens = outcome.ids.empty() ? 0 : outcome.ids.size() - 1;
     if (program.console.json()) {
-        program.console.write_json({{"prompt_ids", request.prompt},
-                                    {"ids", outcome.ids},
-                                    {"text", outcome.text},
-                                    {"logprobs", outcome.logprobs},
-                                    {"finish_reason", finish_name(end.finish_reason)},
-                                    {"timing",
-                                     {{"load_s", load_s},
-                                      {"first_token_s", outcome.first_token_s},
-                                      {"prompt_tokens", request.prompt.size()},
-                                      {"prefill_s", end.prefill_seconds},
-                                      {"decode_tokens", decode_tokens},
-                                      {"decode_s", end.decode_seconds}}},
-                                    {"peak_rss_bytes", peak_rss_bytes()},
-                                    {"backend", plugin.name()},
-                                    {"device", field_text(model.info().device)},
-                                    {"seed", request.sampling.seed}});
+        Json document = {{"prompt_ids", request.prompt},
+                         {"ids", outcome.ids},
+                         {"text", outcome.text},
+                         {"logprobs", outcome.logprobs},
+                         {"finish_reason", finish_name(end.finish_reason)},
+                         {"timing",
+                          {{"load_s", load_s},
+                           {"first_token_s", outcome.first_token_s},
+                           {"prompt_tokens", request.prompt.size()},
+                           {"cached_tokens", end.n_cached},
+                           {"prefill_s", end.prefill_seconds},
+                           {"decode_tokens", decode_tokens},
+                           {"decode_s", end.decode_seconds}}},
+                         {"peak_rss_bytes", peak_rss_bytes()},
+                         {"backend", plugin.name()},
+                         {"device", field_text(model.info().device)},
+                         {"seed", request.sampling.seed}};
+        if (arguments.batch) {
+            document["streams"] = Json::array();
+            for (const Stream& stream : outcome.streams) document["streams"].push_back(stream.ids);
+            document["timing"]["batch_s"] = outcome.seconds;
+            document["timing"]["batch_tokens"] = batch_tokens;
+        }
+        program.console.write_json(document);
     } else {
         program.console.write_text("\n");
         std::array<char, 64> load{};
@@ -184,7 +161,15 @@ int run_generate(const GenerateArguments& arguments, Program& program) {
         program.console.note(std::string(load.data()) + "; prompt " + rate(request.prompt.size(), end.prefill_seconds) +
                              "; generated " + std::to_string(outcome.ids.size()) + ", after the first " +
                              rate(decode_tokens, end.decode_seconds) + "; " + finish_name(end.finish_reason));
+        if (arguments.batch)
+            program.console.note(std::to_string(outcome.streams.size()) +
+                                 " streams: " + rate(batch_tokens, outcome.seconds) + ", prompts included");
         program.console.log(QP_LOG_INFO, "seed " + std::to_string(request.sampling.seed));
+    }
+    if (is_greedy(request.sampling) && !streams_agree(outcome.streams)) {
+        program.console.error("the greedy streams of one prompt differ: report it to the author of plugin " +
+                              plugin.name());
+        return kExitFailed;
     }
     return end.finish_reason == QP_FINISH_CANCELLED ? kExitInterrupted : kExitDone;
 }

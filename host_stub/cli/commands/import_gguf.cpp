@@ -10,18 +10,6 @@
 
 namespace quantplug::host {
 
-void add_import_gguf(CLI::App& command, ImportGgufArguments& arguments) {
-    command.add_option("FILE", arguments.file, "the GGUF file")->required();
-    command.add_option("OUT", arguments.out, "the folder to make, absent or empty")->required();
-    command.add_option("--dtype", arguments.dtype, "of the matrices (default f16)")
-        ->check(CLI::IsMember({"f16", "f32"}));
-    add_backend_arguments(command, arguments);
-    add_output_arguments(command, arguments);
-    command.footer(
-        "Example: a folder to quantise from\n  quantplug import-gguf SmolLM2-135M-Instruct.Q4_1.gguf "
-        "models/smollm2-f16");
-}
-
 int run_import_gguf(const ImportGgufArguments& arguments, Program& program) {
     nlohmann::json request = {{"in", arguments.file}, {"out", arguments.out}, {"dtype", arguments.dtype}};
     add_tool_options(request, arguments.options);

@@ -82,14 +82,6 @@ std::string to_text(const qp_model_info& info, const qp_memory_plan& plan, const
 
 }  // namespace
 
-void add_info(CLI::App& command, InfoArguments& arguments) {
-    add_model_arguments(command, arguments);
-    add_output_arguments(command, arguments);
-    command.footer(
-        "Example: what a folder is, and the memory that it takes with 4096 tokens of context\n"
-        "  quantplug info models/smollm2-exl2 --ctx 4096");
-}
-
 int run_info(const InfoArguments& arguments, Program& program) {
     const Options options = load_options(arguments);
     Backends backends(program.console, arguments.backend);

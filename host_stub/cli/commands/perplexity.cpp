@@ -176,28 +176,6 @@ void write_result(const Scores& scores, size_t n_text_tokens, bool with_base, Co
 
 }  // namespace
 
-void add_perplexity(CLI::App& command, PerplexityArguments& arguments) {
-    add_model_arguments(command, arguments);
-    command.add_option("-f,--file", arguments.file, "the text; - is standard input")->type_name("FILE");
-    add_bos(command, arguments.bos);
-    CLI::Option* base =
-        command.add_option("--kl-base", arguments.base_folder, "the model to compare with; may be the same folder")
-            ->type_name("DIR");
-    command.add_option("--kl-base-compute", arguments.base_compute, "--compute of the base (default: the model's own)")
-        ->check(CLI::IsMember({"default", "exact"}))
-        ->needs(base);
-    command.add_option("--kl-base-device", arguments.base_device, "--device of the base (default: the model's own)")
-        ->check(device_validator())
-        ->needs(base);
-    command.add_option("--dump-logprobs", arguments.dump_file, "write float32 .npy, (predictions, n_vocab)")
-        ->type_name("FILE");
-    add_output_arguments(command, arguments);
-    command.footer(
-        "Rows have --ctx ids (default 512).\n"
-        "Example: what 4 bits cost\n"
-        "  quantplug perplexity models/smollm2-gptq -f eval.txt --kl-base models/smollm2-f16");
-}
-
 int run_perplexity(const PerplexityArguments& given, Program& program) {
     PerplexityArguments arguments = given;
     if (!arguments.ctx) arguments.ctx = kDefaultCtx;

@@ -53,13 +53,6 @@ std::string table(const std::vector<Candidate>& candidates) {
 
 }  // namespace
 
-void add_plugins(CLI::App& command, PluginsArguments& arguments) {
-    command.add_option("--backend", arguments.backend, "also look at this library or manifest, first")
-        ->type_name("PATH");
-    add_output_arguments(command, arguments);
-    command.footer("Example: every plugin that is found, where, and why one is not used\n  quantplug plugins");
-}
-
 int run_plugins(const PluginsArguments& arguments, Program& program) {
     Backends backends(program.console, arguments.backend);
     if (!arguments.backend.empty() && backends.registry().places().front().origin != "--backend")

@@ -19,32 +19,6 @@ Json number(double value) {
 
 }  // namespace
 
-void add_quantize(CLI::App& command, QuantizeArguments& arguments) {
-    command.add_option("-i,--in", arguments.in, "the plain model folder")->type_name("DIR")->required();
-    command.add_option("-o,--out", arguments.work, "work folder; round to nearest needs none and leaves it alone")
-        ->type_name("DIR");
-    command.add_option("--compile-full", arguments.out, "the folder to make, absent or empty (also -cf)")
-        ->type_name("DIR")
-        ->required();
-    command.add_option("--to", arguments.format, "the format to make")
-        ->check(CLI::IsMember({"exl2", "gptq"}))
-        ->required();
-    command.add_option("--method", arguments.method, "rtn: round to nearest, no calibration")
-        ->check(CLI::IsMember({"rtn"}))
-        ->required();
-    command.add_option("-b,--bits", arguments.bits, "bits per weight")->check(CLI::Range(1.0, 16.0))->type_name("BPW");
-    command.add_option("--group-size", arguments.group_size, "rows that share a scale; -1: all")->type_name("N");
-    command.add_option("--head-bits", arguments.head_bits, "bits of the head (also -hb)")
-        ->check(CLI::Range(1, 16))
-        ->type_name("N");
-    add_backend_arguments(command, arguments);
-    add_output_arguments(command, arguments);
-    command.footer(
-        "Example: a GPTQ folder at 4 bits in groups of 128\n"
-        "  quantplug quantize -i models/smollm2-f16 -cf models/smollm2-gptq --to gptq --method rtn -b 4 --group-size "
-        "128");
-}
-
 int run_quantize(const QuantizeArguments& arguments, Program& program) {
     Json request = {{"in", arguments.in}, {"out", arguments.out}, {"method", arguments.method}};
     if (arguments.bits) request["bits"] = number(*arguments.bits);

@@ -23,19 +23,6 @@ void write_ids(const std::vector<int32_t>& ids, Console& console) {
 
 }  // namespace
 
-void add_tokenize(CLI::App& command, TokenizeArguments& arguments) {
-    add_model_arguments(command, arguments);
-    CLI::Option* text = command.add_option("-p,--prompt", arguments.input.text, "the text")->type_name("TEXT");
-    command.add_option("-f,--file", arguments.input.file, "the text from a file; - is standard input")
-        ->type_name("FILE");
-    command.callback([text, &arguments] { arguments.input.has_text = text->count() > 0; });
-    command.add_flag("--lines", arguments.input.lines, "one result per line of the input");
-    add_special(command, arguments.special, "text like <|im_start|> is the token (default off)");
-    add_bos(command, arguments.bos);
-    add_output_arguments(command, arguments);
-    command.footer("Example: the ids of a text\n  quantplug tokenize models/smollm2-exl2 -p \"Hello world\"");
-}
-
 int run_tokenize(const TokenizeArguments& arguments, Program& program) {
     const Options options = load_options(arguments);
     const std::string text = text_argument(arguments.input.has_text, arguments.input.text, arguments.input.file,

@@ -79,6 +79,26 @@ QP_INLINE Ints shift_right(Ints x) {
     return {_mm256_srli_epi32(x.a, COUNT), _mm256_srli_epi32(x.b, COUNT)};
 }
 
+#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
+// Rows of a chunk whose sums stay in registers.
+constexpr int register_rows = 4;
+
+QP_INLINE __m256i dot_quad(__m256i sum, __m256i codes, __m256i x) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(sum, codes, x);
+#else
+    return _mm256_dpbusd_epi32(sum, codes, x);  // the same operation in AVX-512's encoding
+#endif
+}
+// sum += codes (unsigned bytes) * the four signed bytes at x, by columns.
+QP_INLINE void add_quad(Ints& sum, Ints codes, const int8_t* x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof four);
+    const __m256i all = _mm256_set1_epi32(four);
+    sum = {dot_quad(sum.a, codes.a, all), dot_quad(sum.b, codes.b, all)};
+}
+#endif
+
 }  // namespace
 }  // namespace cpu
 }  // namespace QP_KERNELS_NS

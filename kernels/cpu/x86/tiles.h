@@ -10,7 +10,7 @@ namespace cpu {
 namespace {
 
 constexpr int32_t prefetch_ahead = 2048;  // bytes
-constexpr int32_t row_block = 64;  // rows that share one unpacking; their sums live on the stack
+constexpr int32_t row_block = 64;         // rows that share one unpacking; their sums live on the stack
 
 struct TileGroups {
     const uint16_t* scales;  // of the section's first group, 16 a group

@@ -1,9 +1,13 @@
 // A plugin with every extension and a known distribution. Its model is a folder with salt.txt, a number; the text is
 // bytes (fake_model.h).
 #define QP_BUILDING_PLUGIN
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <fstream>
+#include <map>
+#include <mutex>
 #include <quantplug/backend.hpp>
 #include <thread>
 
@@ -86,6 +90,7 @@ class FakeModel : public qp::Model {
     qp::Finish generate(const qp::GenerateParams& params, qp::Emitter& emitter) override {
         qp::Finish finish;
         finish.reason = QP_FINISH_CANCELLED;
+        emitter.cached(params.prompt.size / 2);
         if (!emitter.prefill(params.prompt.size)) return finish;
         for (uint32_t i = 0; params.max_tokens == 0 || i < params.max_tokens; ++i) {
             const qp_top top[2] = {{static_cast<int32_t>(i % 30), -0.5f}, {1, -1.5f}};
@@ -105,14 +110,94 @@ class FakeModel : public qp::Model {
         }
         progress.report(1, "score");
     }
+
+    // A step is a token of each request. With id 35 in the prompt every second request says something else.
+    uint64_t submit(const qp::GenerateParams& params) override {
+        const std::lock_guard lock(mutex_);
+        const bool odd = std::find(params.prompt.begin(), params.prompt.end(), 35) != params.prompt.end();
+        requests_[++last_number_] = {
+            params.max_tokens, odd && last_number_ % 2 == 0 ? 1 : 0, params.prompt.size, 0, params.ignored, false};
+        changed_.notify_all();
+        return last_number_;
+    }
+    uint64_t step(int32_t wait_ms, qp::EngineEvents& events) override {
+        std::vector<uint64_t> numbers;
+        {
+            std::unique_lock lock(mutex_);
+            changed_.wait_for(lock, std::chrono::milliseconds(wait_ms), [&] { return !requests_.empty(); });
+            for (const auto& [number, request] : requests_) numbers.push_back(number);
+        }
+        for (const uint64_t number : numbers) {
+            std::unique_lock lock(mutex_);
+            Request& request = requests_.at(number);
+            const bool stopped = request.cancelled;
+            lock.unlock();
+            auto event = quantplug::make<qp_event>();
+            event.kind = QP_EVENT_TOKENS;
+            const auto i = static_cast<int32_t>(request.n_generated++);
+            const qp_token token = {(i + request.first) % 30, -0.5f, 0, 0};
+            const auto letter = static_cast<char>('a' + i % 26);
+            event.n_tokens = 1;
+            event.tokens = &token;
+            event.text = &letter;
+            event.text_size = 1;
+            const bool cancelled = stopped || !events.emit(number, event);
+            if (!cancelled && (request.length == 0 || request.n_generated < request.length)) continue;
+            event = quantplug::make<qp_event>();
+            event.kind = QP_EVENT_END;
+            event.n_generated = request.n_generated;
+            event.n_prompt = event.n_done = request.n_prompt;
+            event.ignored = request.ignored;
+            event.finish_reason = cancelled ? QP_FINISH_CANCELLED : QP_FINISH_LENGTH;
+            lock.lock();
+            requests_.erase(number);
+            lock.unlock();
+            events.emit(number, event);
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        const std::lock_guard lock(mutex_);
+        return requests_.size();
+    }
+    void cancel(uint64_t request) override {
+        const std::lock_guard lock(mutex_);
+        const auto found = requests_.find(request);
+        if (found == requests_.end()) throw Error(QP_NOT_FOUND, "there is no such request");
+        found->second.cancelled = true;
+    }
+    void wake() override { changed_.notify_all(); }
+
+    // The prompt is the request's own JSON, so that a test knows how long it is.
+    std::string chat_render(std::string_view request_json) const override {
+        if (request_json.find("unsayable") != std::string_view::npos)
+            throw Error(QP_INVALID_ARGUMENT, "the template says: not that");
+        std::string ids;
+        for (const int32_t id : fake::fake_tokens(request_json)) ids += (ids.empty() ? "" : ",") + std::to_string(id);
+        return "{\"prompt\":\"\",\"ids\":[" + ids + "],\"stop\":[\"<end>\"],\"stop_ids\":[3]}";
+    }
+    std::string chat_describe() const override {
+        return std::string("{\"templates\":[") + (salt_ == 6 ? "" : "\"default\"") +
+               "],\"source\":\"\",\"modes\":[\"raw\",\"chatml\"],\"tool_format\":null}";
+    }
+
     std::unique_ptr<qp::LogitsSession> open_logits(std::vector<int32_t> ids) override {
         return std::make_unique<FakeLogits>(std::move(ids), salt_, delay_ms_);
     }
 
  private:
+    struct Request {
+        uint64_t length;
+        int32_t first;
+        uint64_t n_prompt, n_generated, ignored;
+        bool cancelled;
+    };
+
     uint64_t salt_;
     bool adds_bos_;
     int64_t ctx_, delay_ms_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::map<uint64_t, Request> requests_;
+    uint64_t last_number_ = 0;
 };
 
 qp_option_info option(uint32_t type, const char* key, const char* default_value, int64_t minimum, int64_t maximum) {
@@ -128,7 +213,8 @@ qp_option_info option(uint32_t type, const char* key, const char* default_value,
 
 class FakeBackend : public qp::Backend {
  public:
-    static constexpr unsigned extensions = qp::kScore | qp::kLogits | qp::kTools | qp::kQuantize;
+    static constexpr unsigned extensions =
+        qp::kScore | qp::kLogits | qp::kTools | qp::kQuantize | qp::kEngine | qp::kChat;
 
     void probe(const char* path, qp_probe_result& out) const override {
         if (std::ifstream(std::string(path) + "/salt.txt"))
