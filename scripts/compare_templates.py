@@ -362,14 +362,30 @@ def fuzz(n, seed, engine, verbose):
     return table
 
 
+def write_cases(path, n, seed):
+    """Templates with what Python makes of them (null: it raises), for the tests."""
+    generator = Generator(seed)
+    cases = []
+    while len(cases) < n:
+        template = generator.template()
+        expected = reference(template, json.loads(json.dumps(VARIABLES)))
+        if comparable(expected) and ("text" in expected or len(cases) % 4 == 0) and len(template) < 400:
+            cases.append([template, expected.get("text")])
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+    pathlib.Path(path).write_text(f'{{"variables": {json.dumps(VARIABLES, ensure_ascii=False)},\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*")
-    parser.add_argument("--program", required=True)
+    parser.add_argument("--program", help="render_template, unless --write")
     parser.add_argument("--fuzz", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--verbose", action="store_true", help="print what both raise")
+    parser.add_argument("--write", metavar="FILE", help="write that many generated templates with Python's texts, for tests/data/chat")
     options = parser.parse_args()
+    if options.write:
+        return write_cases(options.write, options.fuzz, options.seed)
     engine = Engine(options.program)
     tables = [compare_files(options.folders, engine, options.verbose)] if options.folders else []
     if options.fuzz:

@@ -81,7 +81,7 @@ void read(Request& out, const OrderedJson& json) {
     if (!out.template_name.empty() + !out.template_text.empty() + !out.mode.empty() > 1)
         fail(Code::invalid_argument, "the chat request names more than one of template, template_text and mode");
     if (!out.continue_final_message) return;
-    if (json.value("add_generation_prompt", false))
+    if (json.contains("add_generation_prompt") && out.add_generation_prompt)
         fail(Code::invalid_argument, "continue_final_message and add_generation_prompt cannot both be true");
     out.add_generation_prompt = false;
     if (out.messages.empty()) fail(Code::invalid_argument, "continue_final_message needs a message to continue");

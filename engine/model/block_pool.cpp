@@ -135,8 +135,8 @@ void BlockPool::publish_tail(uint64_t parent, int64_t key, std::span<const int32
     for (auto at = begin; at != end; ++at) {
         const Block& b = blocks_[size_t(at->second)];
         if (b.key != key || !b.listed) continue;
-        const bool prefix = std::equal(b.ids.begin(), b.ids.begin() + ptrdiff_t(std::min(b.ids.size(), ids.size())),
-                                       ids.begin());
+        const bool prefix =
+            std::equal(b.ids.begin(), b.ids.begin() + ptrdiff_t(std::min(b.ids.size(), ids.size())), ids.begin());
         if (!prefix) continue;
         if (b.ids.size() >= ids.size()) return;  // as good as this one
         shorter.push_back(at->second);

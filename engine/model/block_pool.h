@@ -12,10 +12,10 @@
 
 namespace quantplug::engine {
 
-/// A full block is published under its parent (the block of the tokens before it), its token ids and the rope's key, and
-/// may then be read by any number of sequences; it is never written again. A tail is a last block that is partly filled:
-/// it can be taken by one sequence, which writes on. What nobody holds is evicted, the least recently used first, when
-/// blocks are needed. Equality is by parent and ids; the hash only finds candidates. Thread-safe.
+/// A full block is published under its parent (the block of the tokens before it), its token ids and the rope's key,
+/// and may then be read by any number of sequences; it is never written again. A tail is a last block that is partly
+/// filled: it can be taken by one sequence, which writes on. What nobody holds is evicted, the least recently used
+/// first, when blocks are needed. Equality is by parent and ids; the hash only finds candidates. Thread-safe.
 class BlockPool {
  public:
     static constexpr uint64_t root = 0;  // parent of a sequence's first block

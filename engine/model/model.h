@@ -23,11 +23,11 @@ namespace quantplug::engine {
 struct LoadOptions {
     std::string device = "auto";  // auto, cpu, cuda[:N]
     kernels::Compute compute = kernels::Compute::standard;
-    int32_t threads = 0;      // 0: physical cores, affinity and cgroup quota
-    int32_t ctx = 0;          // 0: the model's own, or what memory allows
-    bool vocab_only = false;  // tokenizer and configuration, no weights
-    int32_t max_streams = 16;  // generations that run at once, at most max_streams_limit
-    int32_t cache_tokens = 0;  // of all sequences together; 0: ctx
+    int32_t threads = 0;                                      // 0: physical cores, affinity and cgroup quota
+    int32_t ctx = 0;                                          // 0: the model's own, or what memory allows
+    bool vocab_only = false;                                  // tokenizer and configuration, no weights
+    int32_t max_streams = 16;                                 // generations that run at once, at most max_streams_limit
+    int32_t cache_tokens = 0;                                 // of all sequences together; 0: ctx
     kernels::KvSpec::Type cache_mode = kernels::KvSpec::f16;  // Compute::exact: FP32 in place of f16
 };
 
@@ -89,7 +89,7 @@ class Model {
     const std::vector<int32_t>& stop_ids() const { return stop_ids_; }  // ascending
     int32_t ctx() const { return ctx_; }
     int32_t n_vocab() const { return decoder_.spec.n_vocab; }
-    int32_t n_sampled() const;  // ids below this have a token: padding rows of the head are never drawn
+    int32_t n_sampled() const;           // ids below this have a token: padding rows of the head are never drawn
     void check_token(int32_t id) const;  // INVALID_ARGUMENT where it is not in the vocabulary
     std::string device() const;
     const LoadOptions& options() const { return options_; }

@@ -22,8 +22,9 @@ Sequence::Sequence(Model& model, int32_t n_tokens, int32_t length) : model_(mode
     const size_t need = size_t((n_tokens + kv_block_tokens - 1) / kv_block_tokens);
     if (!model.blocks().allocate(need, blocks_)) {
         const BlockPool::Counts counts = model.blocks().counts();
-        fail(Code::resource_exhausted, "the cache has room for ", int64_t(counts.free + counts.cached) * kv_block_tokens,
-             " more tokens and ", n_tokens, " are asked for; close other sequences or load with more cache_tokens");
+        fail(Code::resource_exhausted, "the cache has room for ",
+             int64_t(counts.free + counts.cached) * kv_block_tokens, " more tokens and ", n_tokens,
+             " are asked for; close other sequences or load with more cache_tokens");
     }
 }
 

@@ -29,10 +29,11 @@ constexpr std::array options = {
            max_streams_limit},
     Option{QP_OPTION_INT, "cache_tokens", "tokens that the cache holds of all generations together; 0: as many as ctx",
            "0", nullptr, 0, int64_t(1) << 24},
-    Option{QP_OPTION_CHOICE, "cache_mode",
-           "keys and values in the cache: f16 (FP32 where compute is exact), q8 or q4, which take half and a quarter of "
-           "the memory",
-           "f16", "f16|q8|q4", 0, 0},
+    Option{
+        QP_OPTION_CHOICE, "cache_mode",
+        "keys and values in the cache: f16 (FP32 where compute is exact), q8 or q4, which take half and a quarter of "
+        "the memory",
+        "f16", "f16|q8|q4", 0, 0},
     Option{QP_OPTION_BOOL, "vocab_only", "1: the tokenizer and the facts alone, no weights", "0", nullptr, 0, 1},
 };
 

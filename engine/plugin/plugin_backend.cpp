@@ -87,7 +87,7 @@ std::unique_ptr<backend::Model> PluginBackend::load(const backend::LoadParams& p
         folder, *format_, parse_load_options(params.options),
         [&](double fraction, const char* what) { return progress.go_on(fraction, what); }, log_of(*this));
     return std::make_unique<PluginModel>(std::move(model), recommended_sampling(folder), probe.format,
-                                         folder.file_bytes());
+                                         folder.file_bytes(), load_chat_templates(folder.path()));
 }
 
 bool PluginBackend::tool(uint32_t index, qp_tool_info& out) const {

@@ -12,7 +12,8 @@ namespace quantplug::engine {
 class PluginBackend : public backend::Backend {
  public:
     static constexpr unsigned extensions =
-        backend::kScore | backend::kLogits | backend::kTools | backend::kQuantize | backend::kEngine;
+        backend::kScore | backend::kLogits | backend::kTools | backend::kQuantize | backend::kEngine |
+        backend::kChat;
 
     /// quantizer_arguments: JSON as qp_tool_info::arguments has it; lives as long as the library.
     PluginBackend(std::unique_ptr<Format> format, MakeQuantizer make_quantizer, const char* quantizer_arguments);

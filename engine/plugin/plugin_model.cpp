@@ -157,8 +157,12 @@ void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::st
 }
 
 PluginModel::PluginModel(std::unique_ptr<engine::Model> model, const qp_sampling& sampling, std::string format,
-                         uint64_t file_bytes)
-    : model_(std::move(model)), sampling_(sampling), format_(std::move(format)), file_bytes_(file_bytes) {
+                         uint64_t file_bytes, ChatTemplates templates)
+    : model_(std::move(model)),
+      sampling_(sampling),
+      format_(std::move(format)),
+      file_bytes_(file_bytes),
+      chat_(std::move(templates), model_->tokenizer(), model_->stop_ids()) {
     if (model_->has_weights()) scheduler_ = std::make_unique<Scheduler>(*model_);
 }
 
@@ -212,9 +216,8 @@ uint64_t PluginModel::submit(const backend::GenerateParams& params) {
 }
 
 uint64_t PluginModel::step(int32_t wait_ms, backend::EngineEvents& events) {
-    return scheduler().step(wait_ms, [&](uint64_t request, const GenerateEvent& event) {
-        return forward(request, event, events);
-    });
+    return scheduler().step(
+        wait_ms, [&](uint64_t request, const GenerateEvent& event) { return forward(request, event, events); });
 }
 
 void PluginModel::cancel(uint64_t request) { scheduler().cancel(request); }

@@ -5,9 +5,10 @@
 #include <quantplug/backend.hpp>
 #include <string>
 
+#include "engine/chat/chat.h"
 #include "engine/model/model.h"
-#include "engine/schedule/scheduler.h"
 #include "engine/plugin/sampling_map.h"
+#include "engine/schedule/scheduler.h"
 
 namespace quantplug::engine {
 
@@ -18,7 +19,7 @@ void fill_info(const Decoder& decoder, const Tokenizer& tokenizer, const std::st
 class PluginModel : public backend::Model {
  public:
     PluginModel(std::unique_ptr<engine::Model> model, const qp_sampling& sampling, std::string format,
-                uint64_t file_bytes);
+                uint64_t file_bytes, ChatTemplates templates);
 
     void info(qp_model_info& out) const override;
     void default_sampling(qp_sampling& out) const override { out = sampling_; }
@@ -36,6 +37,10 @@ class PluginModel : public backend::Model {
     void wake() override;
     void engine_status(qp_engine_status& out) const override;
 
+    std::string chat_render(std::string_view request_json) const override { return chat_.render(request_json); }
+    std::string chat_parse(std::string_view request_json) const override { return chat_.parse(request_json); }
+    std::string chat_describe() const override { return chat_.describe(); }
+
  private:
     Scheduler& scheduler() const;  // FAILED_PRECONDITION where there are no weights
 
@@ -44,6 +49,7 @@ class PluginModel : public backend::Model {
     qp_sampling sampling_;
     std::string format_;
     uint64_t file_bytes_;
+    Chat chat_;
 };
 
 }  // namespace quantplug::engine

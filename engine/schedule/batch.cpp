@@ -12,7 +12,7 @@ namespace quantplug::engine {
 namespace {
 
 constexpr int32_t block_tokens = kv_block_tokens;
-constexpr int32_t least_prompt_rows = 8;  // of a step, however many streams decode
+constexpr int32_t least_prompt_rows = 8;       // of a step, however many streams decode
 constexpr size_t least_parallel_vocab = 4096;  // below it a sampler is faster than a thread is woken
 
 size_t blocks_of(int64_t n_tokens) { return size_t((n_tokens + block_tokens - 1) / block_tokens); }
@@ -20,9 +20,7 @@ size_t blocks_of(int64_t n_tokens) { return size_t((n_tokens + block_tokens - 1)
 }  // namespace
 
 std::optional<int64_t> Scheduler::key_of(const Stream& s, int32_t first, int32_t last) const {
-    const auto key = [&](int32_t position) {
-        return model_.rope_key(std::max(s.generation.n_prompt(), position + 1));
-    };
+    const auto key = [&](int32_t position) { return model_.rope_key(std::max(s.generation.n_prompt(), position + 1)); };
     // Lengths rise with the position and keys with the length: equal at both ends is equal throughout.
     const int64_t at_first = key(first);
     return at_first == key(last) ? std::optional(at_first) : std::nullopt;
@@ -31,7 +29,8 @@ std::optional<int64_t> Scheduler::key_of(const Stream& s, int32_t first, int32_t
 void Scheduler::extend_from_cache(Stream& s) {
     const std::span<const int32_t> ids = s.generation.ids();
     const int32_t most = int32_t(ids.size()) - 1;  // the last id is computed: its logits are wanted
-    if (!s.publishes || s.n_computed != s.n_published * block_tokens || s.blocks.size() != size_t(s.n_published)) return;
+    if (!s.publishes || s.n_computed != s.n_published * block_tokens || s.blocks.size() != size_t(s.n_published))
+        return;
     const int32_t before = s.n_computed;
     while (s.n_computed + block_tokens <= most) {
         const auto key = key_of(s, s.n_computed, s.n_computed + block_tokens - 1);
@@ -135,7 +134,8 @@ Scheduler::Batch Scheduler::plan() {
         if (!s->running || !grow(s, s->n_computed + item.rows)) item.rows = 0;
         item.wants = item.rows == s->n_left();
     }
-    batch.erase(std::remove_if(batch.begin(), batch.end(), [](const Item& item) { return item.rows == 0; }), batch.end());
+    batch.erase(std::remove_if(batch.begin(), batch.end(), [](const Item& item) { return item.rows == 0; }),
+                batch.end());
     return batch;
 }
 
@@ -221,7 +221,8 @@ void Scheduler::compute(Batch& batch) {
     const int32_t own = model_.options().threads;
     const int64_t most = std::count_if(wanted.begin(), wanted.end(),
                                        [](const kernels::Wanted& w) { return w.what == kernels::Wanted::logits; });
-    const int64_t threads = n_vocab < least_parallel_vocab ? 1 : std::min<int64_t>(most, own > 0 ? own : kernels::default_threads());
+    const int64_t threads =
+        n_vocab < least_parallel_vocab ? 1 : std::min<int64_t>(most, own > 0 ? own : kernels::default_threads());
     kernels::run_parallel(int32_t(std::max<int64_t>(threads, 1)), [&](int32_t index, int32_t count) {
         for (size_t i = size_t(index); i < batch.size(); i += size_t(count)) follow(i);
     });

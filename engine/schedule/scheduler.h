@@ -101,8 +101,8 @@ class Scheduler {
 
     mutable std::mutex mutex_;  // before the pool's; not held while a step computes or a callback runs
     std::condition_variable changed_;
-    std::vector<StreamPtr> running_;  // oldest first, all older than those that wait
-    std::deque<StreamPtr> waiting_;   // oldest first
+    std::vector<StreamPtr> running_;                          // oldest first, all older than those that wait
+    std::deque<StreamPtr> waiting_;                           // oldest first
     std::deque<std::pair<StreamPtr, GenerateEvent>> events_;  // of submitted requests
     uint64_t next_id_ = 1, n_submitted_ = 0;                  // n_submitted_: without their final event yet
     bool stepping_ = false, woken_ = false;

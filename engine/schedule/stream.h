@@ -25,15 +25,15 @@ struct Scheduler::Stream {
     int32_t n_computed = 0;   // ids in the cache, always fewer than there are
     int32_t n_published = 0;  // full blocks that the pool knows, the first ones
     uint64_t node = BlockPool::root;
-    bool publishes = true;       // until a block that no other length can use
-    int32_t n_taken = 0;         // of n_computed, from the cache since the last step
-    size_t n_reserved = 0;       // blocks that it was admitted for
+    bool publishes = true;  // until a block that no other length can use
+    int32_t n_taken = 0;    // of n_computed, from the cache since the last step
+    size_t n_reserved = 0;  // blocks that it was admitted for
     bool running = false;
 
     std::atomic<bool> cancelled{false};
-    bool silent = false;                               // a callback cancelled it: only the final event goes out
+    bool silent = false;                                  // a callback cancelled it: only the final event goes out
     const std::function<bool()>* is_cancelled = nullptr;  // of generate()
-    std::deque<GenerateEvent> outbox;                  // of generate()
+    std::deque<GenerateEvent> outbox;                     // of generate()
     size_t n_undelivered = 0;
 
     bool gives_up() const { return cancelled.load(std::memory_order_relaxed) || (is_cancelled && (*is_cancelled)()); }

@@ -78,7 +78,8 @@ std::vector<Segment> AddedTokens::cut(std::string_view text, bool normalized, bo
         for (auto found = trie.find(text, 0); found; found = trie.find(text, found->end)) {
             const AddedToken& token = tokens_[static_cast<size_t>(found->value)];
             if (token.special && !special_text) continue;
-            if (token.special && is_text && is_text(static_cast<size_t>(found->value), found->begin, found->end)) continue;
+            if (token.special && is_text && is_text(static_cast<size_t>(found->value), found->begin, found->end))
+                continue;
             size_t begin = found->begin, end = found->end;
             if (token.single_word && touches_word(text, begin, end, scratch)) continue;
             while (token.lstrip && begin > done) {

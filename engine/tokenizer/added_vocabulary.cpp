@@ -35,10 +35,13 @@ std::vector<AddedToken> merge_added_tokens(std::vector<AddedToken> listed, const
     }
     std::vector<std::string> special = {names.bos, names.eos};
     special.insert(special.end(), names.others.begin(), names.others.end());
-    for (const std::string& content : special) {
+    const size_t n_named = special.size();
+    special.insert(special.end(), names.additional.begin(), names.additional.end());
+    for (size_t i = 0; i < special.size(); ++i) {
+        const std::string& content = special[i];
         const auto place = places.find(content);
         if (place != places.end()) {
-            listed[place->second].special = true;
+            listed[place->second].special = listed[place->second].special || i < n_named;
         } else if (!content.empty() && vocab.find(content) >= 0) {
             AddedToken token;
             token.content = content;

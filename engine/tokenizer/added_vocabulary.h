@@ -12,8 +12,8 @@ namespace quantplug::engine {
 
 /// As transformers does when it loads a tokenizer.json: an entry of added_tokens_decoder replaces the flags of the
 /// token that is there, or adds it, with its id in the vocabulary or else the next free one; a token that is named
-/// special (eos_token, additional_special_tokens, ...) is special if the tokenizer has it. A name that the tokenizer
-/// lacks is left out, where transformers makes up an id that the model has no row for.
+/// (eos_token, pad_token, ...) is special, one of the list additional_special_tokens if it was no added token. A name
+/// that the tokenizer lacks is left out, where transformers makes up an id that the model has no row for.
 std::vector<AddedToken> merge_added_tokens(std::vector<AddedToken> listed, const SpecialTokens& names,
                                            const Vocab& vocab);
 

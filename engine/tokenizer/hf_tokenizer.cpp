@@ -31,13 +31,16 @@ HfTokenizer::HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::st
     bos_id_ = id_of(names.bos);
     eos_id_ = id_of(names.eos);
     if (names.bos.empty() && !template_.before.empty()) bos_id_ = template_.before.front();
-    // An explicit add_bos_token or add_eos_token wins over the template, as in transformers. Where only the second is
-    // said, a BOS of the template stays: transformers drops it, which no checkpoint can mean.
-    const auto only = [](bool wanted, std::optional<int32_t> id) {
-        return wanted && id ? std::vector<int32_t>{*id} : std::vector<int32_t>{};
-    };
-    if (names.add_bos) template_.before = only(*names.add_bos, bos_id_);
-    if (names.add_bos || names.add_eos) template_.after = only(names.add_eos.value_or(false), eos_id_);
+    // An explicit add_bos_token or add_eos_token wins over the template: so it was for Llama's classes in transformers
+    // 4, whose folders these are. transformers 5 looks at neither beside a tokenizer.json.
+    if (names.add_bos && bos_id_) {
+        std::erase(template_.before, *bos_id_);
+        if (*names.add_bos) template_.before.insert(template_.before.begin(), *bos_id_);
+    }
+    if (names.add_eos && eos_id_) {
+        std::erase(template_.after, *eos_id_);
+        if (*names.add_eos) template_.after.push_back(*eos_id_);
+    }
 }
 
 std::vector<HfTokenizer::Added> HfTokenizer::make_added(const std::vector<AddedToken>& tokens,

@@ -27,7 +27,8 @@ class HfTokenizer final : public Tokenizer {
     std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override {
         return encode(text, bos, special_text, {});
     }
-    std::vector<int32_t> encode_marked(std::string_view text, Bos bos, std::span<const ByteRange> plain) const override {
+    std::vector<int32_t> encode_marked(std::string_view text, Bos bos,
+                                       std::span<const ByteRange> plain) const override {
         return encode(text, bos, true, plain);
     }
     std::unique_ptr<DecodeStream> decode_stream(bool special_text) const override;

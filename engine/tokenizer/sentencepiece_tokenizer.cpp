@@ -49,7 +49,8 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text) const override {
         return encode(text, bos, special_text, {});
     }
-    std::vector<int32_t> encode_marked(std::string_view text, Bos bos, std::span<const ByteRange> plain) const override {
+    std::vector<int32_t> encode_marked(std::string_view text, Bos bos,
+                                       std::span<const ByteRange> plain) const override {
         return encode(text, bos, true, plain);
     }
     std::vector<int32_t> encode(std::string_view text, Bos bos, bool special_text,

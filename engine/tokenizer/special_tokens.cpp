@@ -34,11 +34,11 @@ void read_name(const json& object, const char* key, std::string& out) {
         out = (*it)["content"].get<std::string>();
 }
 
-void read_names(const json& config, std::vector<std::string>& out) {
+void read_names(const json& config, SpecialTokens& out) {
     for (const char* key : {"unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}) {
         std::string name;
         read_name(config, key, name);
-        if (!name.empty()) out.push_back(name);
+        if (!name.empty()) out.others.push_back(name);
     }
     for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
         const auto list = config.find(key);
@@ -46,7 +46,7 @@ void read_names(const json& config, std::vector<std::string>& out) {
         for (const json& one : *list) {  // strings or objects, in a list or by name
             std::string name;
             read_name(json{{"token", one}}, "token", name);
-            if (!name.empty()) out.push_back(name);
+            if (!name.empty()) (list->is_object() ? out.others : out.additional).push_back(name);
         }
     }
 }
@@ -98,7 +98,7 @@ SpecialTokens SpecialTokens::read(const path& folder) {
         const json config = read_object(file);
         read_name(config, "bos_token", out.bos);
         read_name(config, "eos_token", out.eos);
-        read_names(config, out.others);
+        read_names(config, out);
         read_flag(config, "add_bos_token", out.add_bos);
         read_flag(config, "add_eos_token", out.add_eos);
         read_flag(config, "legacy", out.legacy);

@@ -13,7 +13,8 @@ namespace quantplug::engine {
 
 struct SpecialTokens {
     std::string bos, eos;                  // empty: not said, or null
-    std::vector<std::string> others;       // unk_token, pad_token, ..., additional and extra special tokens
+    std::vector<std::string> others;       // unk_token, pad_token, ..., those of extra_special_tokens by name
+    std::vector<std::string> additional;   // lists additional_special_tokens and extra_special_tokens
     std::optional<bool> add_bos, add_eos;  // add_bos_token, add_eos_token
     std::optional<bool> legacy;            // Llama's prefix space in front of every piece of text
     std::optional<bool> add_prefix_space;  // false: no prefix space at all, where not `legacy`

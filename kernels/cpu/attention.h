@@ -18,7 +18,7 @@ void from_half(const uint16_t* x, int32_t n, float* out);
 void to_half(const float* x, int32_t n, uint16_t* out);
 
 constexpr int32_t largest_head = 1024;  // max_head_dim: heads on the stack
-constexpr int32_t q4_group = 32, q4_bytes = 16;
+constexpr int32_t q4_group = 32;
 
 void hadamard(float* x, int32_t n) {
     const int32_t size = n & -n;
@@ -98,12 +98,16 @@ inline void store_row(const KvView& kv, uint8_t* base, int32_t position, const f
         return;
     }
     for (int32_t g = 0; g < kv.row_scales; ++g) {
-        uint8_t* codes = row + g * q4_bytes;
-        scales[g] =
-            quantize_head(rotated + g * q4_group, q4_group, -8.0f, true, -8.0f, 7.0f, [codes](int32_t i, int32_t code) {
-                const int32_t nibble = code + 8, at = i % q4_bytes;
-                codes[at] = uint8_t(i < q4_bytes ? nibble : codes[at] | nibble << 4);
-            });
+        const int32_t first = g * q4_group, half = dim / 2;
+        scales[g] = quantize_head(rotated + first, q4_group, -8.0f, true, -8.0f, 7.0f,
+                                  [row, first, half](int32_t i, int32_t code) {
+                                      const int32_t nibble = code + 8, at = first + i;
+                                      if (at < half) {
+                                          row[at] = uint8_t(nibble);
+                                      } else {
+                                          row[at - half] = uint8_t(row[at - half] | nibble << 4);
+                                      }
+                                  });
     }
 }
 
@@ -123,14 +127,10 @@ inline const float* load_row(const KvView& kv, const uint8_t* base, int32_t posi
         for (int32_t d = 0; d < dim; ++d) row[d] = float(int8_t(from[d])) * scale;
         return row;
     }
-    int8_t codes[largest_head];  // as bytes first: nibbles straight to floats would not become vector code
-    for (int32_t g = 0; g < kv.row_scales; ++g) {
-        const uint8_t* pairs = from + g * q4_bytes;
-        int8_t* to = codes + g * q4_group;
-        for (int32_t i = 0; i < q4_bytes; ++i) {
-            to[i] = int8_t((pairs[i] & 15) - 8);
-            to[q4_bytes + i] = int8_t((pairs[i] >> 4) - 8);
-        }
+    int8_t codes[largest_head];
+    for (int32_t i = 0; i < dim / 2; ++i) {
+        codes[i] = int8_t((from[i] & 15) - 8);
+        codes[dim / 2 + i] = int8_t((from[i] >> 4) - 8);
     }
     for (int32_t g = 0; g < kv.row_scales; ++g) {
         float scale;

@@ -17,8 +17,8 @@ namespace cpu {
 enum class KvType : uint8_t { f32, f16, q8, q4 };  // as KvSpec::Type
 
 /// The keys or values of one layer and one KV head, by blocks of tokens. A block: block_tokens rows of row_bytes, then
-/// for q8 and q4 row_scales FP16 scales for each of them. q4: 16 bytes for 32 values,
-/// value i in the low half of byte i, value 16 + i in the high one, codes 0..15 for -8..7.
+/// for q8 and q4 row_scales FP16 scales for each of them. q4:
+/// value i in the low half of byte i, value head_dim/2 + i in the high one, codes 0..15 for -8..7, a scale for 32.
 struct KvView {
     uint8_t *keys, *values;  // block b at keys + b * block_stride
     const int32_t* blocks;   // of the sequence

@@ -75,8 +75,8 @@ TEST_CASE("block pool: what is found has been written, nobody writes what others
             h.ids.push_back(int32_t(random() % 2));
             written[size_t(h.blocks.back())][(h.ids.size() - 1) % block_tokens] = h.ids.back();
             if (h.ids.size() % block_tokens) return;
-            const auto found = pool.publish(h.node, 0, ids_of(h, h.n_published * block_tokens, block_tokens),
-                                            h.blocks.back());
+            const auto found =
+                pool.publish(h.node, 0, ids_of(h, h.n_published * block_tokens, block_tokens), h.blocks.back());
             h.blocks.back() = found.block;
             h.node = found.node;
             ++h.n_published;

@@ -92,7 +92,8 @@ TEST_CASE("cache options: refusals name the option") {
     // Heads of 16 values: groups of 32 do not fit.
     options.compute = kernels::Compute::standard;
     options.cache_mode = KvSpec::q4;
-    CHECK_REFUSED(Model::load(TinyFolder("llama").open(), PlainFormat(), options, {}, {}), Code::invalid_argument, "32");
+    CHECK_REFUSED(Model::load(TinyFolder("llama").open(), PlainFormat(), options, {}, {}), Code::invalid_argument,
+                  "32");
 }
 
 TEST_CASE("cache options: every key reaches the engine") {

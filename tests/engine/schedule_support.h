@@ -67,8 +67,7 @@ inline Generated alone(engine::Model& model, const engine::GenerateRequest& requ
     for (size_t done = 0; done < request.prompt.size();) {
         const size_t n = std::min<size_t>(50, request.prompt.size() - done);
         const kernels::Wanted last{int32_t(n) - 1, kernels::Wanted::logits, 0};
-        logits =
-            model.step(sequence, std::span(request.prompt).subspan(done, n), {&last, 1}, true, {}).values;
+        logits = model.step(sequence, std::span(request.prompt).subspan(done, n), {&last, 1}, true, {}).values;
         done += n;
     }
     while (true) {
@@ -149,7 +148,8 @@ inline void check_against(const Generated& got, const Generated& lone) {
     CHECK(got.ids == lone.ids);
     CHECK(got.text == lone.text);
     REQUIRE(got.logprobs.size() == lone.logprobs.size());
-    for (size_t i = 0; i < got.logprobs.size(); ++i) CHECK(got.logprobs[i] == doctest::Approx(lone.logprobs[i]).epsilon(1e-5));
+    for (size_t i = 0; i < got.logprobs.size(); ++i)
+        CHECK(got.logprobs[i] == doctest::Approx(lone.logprobs[i]).epsilon(1e-5));
 }
 
 /// The lone run of a cancelled request goes as far as the request came.

@@ -1,11 +1,10 @@
 // What a scheduler gives a request: the same as alone, whatever the company, the cache and the order of arrival.
-#include "engine/schedule/scheduler.h"
-
 #include <doctest/doctest.h>
 
 #include <map>
 
 #include "checkpoint_files.h"
+#include "engine/schedule/scheduler.h"
 #include "schedule_support.h"
 
 namespace quantplug::test {
@@ -222,7 +221,8 @@ TEST_CASE("schedule: while a long prompt comes in, every step gives every other 
     options.cache_tokens = 8192;
     const auto model = load_tiny("llama", options);
     Scheduler scheduler(*model);
-    const uint64_t a = scheduler.submit(greedy(requests.ids(5), 200)), b = scheduler.submit(greedy(requests.ids(9), 200));
+    const uint64_t a = scheduler.submit(greedy(requests.ids(5), 200)),
+                   b = scheduler.submit(greedy(requests.ids(9), 200));
     std::map<uint64_t, int> tokens;
     uint64_t done = 0;
     const auto step = [&] {
@@ -316,7 +316,8 @@ TEST_CASE("schedule: a request that fails ends alone") {
     CHECK(got[b].finish == Finish::error);
     CHECK(code == Code::invalid_argument);
     CHECK(error.find("ban") != std::string::npos);
-    CHECK_REFUSED(scheduler.generate(bad, [](const GenerateEvent&) { return true; }, {}), Code::invalid_argument, "ban");
+    CHECK_REFUSED(scheduler.generate(bad, [](const GenerateEvent&) { return true; }, {}), Code::invalid_argument,
+                  "ban");
     check_empty(scheduler, *model);
 }
 

@@ -52,7 +52,8 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
                     const std::lock_guard lock(mutex);
                     submitted.emplace(id, request);
                 }
-                if (requests.below(4) == 0) std::this_thread::sleep_for(std::chrono::microseconds(requests.below(2000)));
+                if (requests.below(4) == 0)
+                    std::this_thread::sleep_for(std::chrono::microseconds(requests.below(2000)));
                 if (requests.below(5) == 0) try {
                         scheduler.cancel(id);
                     } catch (const engine::Error&) {
@@ -206,9 +207,9 @@ TEST_CASE("schedule: a generation runs where nobody steps, and ends where it can
     CHECK(scheduler.generate(request, [&](const GenerateEvent& event) { return got.add(event), true; }, {}) ==
           Finish::length);
     // One that throws in its callback leaves nothing behind.
-    CHECK_THROWS_AS(scheduler.generate(
-                        request, [](const GenerateEvent&) -> bool { throw std::runtime_error("mine"); }, {}),
-                    std::runtime_error);
+    CHECK_THROWS_AS(
+        scheduler.generate(request, [](const GenerateEvent&) -> bool { throw std::runtime_error("mine"); }, {}),
+        std::runtime_error);
     check_empty(scheduler, *model);
 }
 

@@ -64,7 +64,10 @@ TEST_CASE("vocabulary and merges") {
     refused(without("", "model"), "no object 'vocab'");
     refused(with("/model", 1), "'model' is no object");
     refused(with("/model", json::array()), "'model' is no object");
-    refused(with("/model/type", "Unigram"), "model type 'Unigram' is not supported yet");
+    refused(with("/model/type", "Unigram"), "the Unigram model has no list 'vocab'");
+    refused(with("/model/type", "WordPiece"), "model type 'WordPiece' is not supported");
+    refused(with("/model/type", "WordLevel"), "model type 'WordLevel' is not supported");
+    refused(with("/model/type", "Word"), "model type 'Word' is not known");
     refused(with("/model/type", 7), "the model's type is no string");
     refused(with("/model/vocab", json::object()), "vocabulary is empty");
     refused(with("/model/vocab", json::array({json::array({"a", 0.5})})), "no object 'vocab'");
@@ -114,10 +117,12 @@ TEST_CASE("added tokens") {
 }
 
 TEST_CASE("parts that are not known are named") {
-    refused(with("/normalizer", json{{"type", "Precompiled"}}), "normalizer 'Precompiled' is not supported yet");
+    refused(with("/normalizer", json{{"type", "BertNormalizer"}}), "normalizer 'BertNormalizer' is not supported");
+    refused(with("/normalizer", json{{"type", "Precompiled"}}), "key 'precompiled_charsmap' is missing");
     refused(with("/normalizer", "NFC"), "normalizer is no object");
     refused(with("/pre_tokenizer", json{{"type", "UnicodeScripts"}}),
-            "pre_tokenizer 'UnicodeScripts' is not supported yet");
+            "pre_tokenizer 'UnicodeScripts' is not supported");
+    refused(with("/pre_tokenizer", json{{"type", "FixedLength"}, {"length", 0}}), "length is 0, not 1 to 65535");
     refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Isolated"}}),
             "key 'pattern' is missing in 'Split'");
     refused(with("/pre_tokenizer", json{{"type", "Split"}, {"behavior", "Cut"}, {"pattern", {{"String", "a"}}}}),
@@ -126,13 +131,17 @@ TEST_CASE("parts that are not known are named") {
             "'(a' does not compile");
     refused(with("/pre_tokenizer", json{{"type", "Metaspace"}, {"replacement", "ab"}}),
             "'replacement' is not one character");
-    refused(with("/decoder", json{{"type", "WordPiece"}}), "decoder 'WordPiece' is not supported yet");
+    refused(with("/decoder", json{{"type", "WordPiece"}}), "decoder 'WordPiece' is not supported");
+    refused(with("/decoder", json{{"type", "CTC"}}), "decoder 'CTC' is not supported");
+    refused(with("/decoder", json{{"type", "BPEDecoder"}, {"suffix", ""}}), "suffix is empty");
     refused(
         with("/decoder", json{{"type", "Sequence"}, {"decoders", {{{"type", "Fuse"}}, {{"type", "ByteFallback"}}}}}),
         "behind ByteLevel or Fuse");
     refused(with("/decoder", json{{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}}), "key 'start'");
-    refused(with("/post_processor", json{{"type", "RobertaProcessing"}}),
-            "post_processor 'RobertaProcessing' is not supported yet");
+    refused(with("/post_processor", json{{"type", "RobertaProcessing"}}), "'cls' is no [token, id]");
+    refused(with("/post_processor", json{{"type", "BertProcessing"}, {"cls", {"<s>", 4}}, {"sep", {"<s>", 5}}}),
+            "has id 5, the vocabulary 5 ids");
+    refused(with("/post_processor", json{{"type", "Other"}}), "post_processor 'Other' is not supported");
     const auto processor = [](const char* id, int64_t number) {
         return json{{"type", "TemplateProcessing"},
                     {"single", {{{"SpecialToken", {{"id", id}}}}, {{"Sequence", {{"id", "A"}}}}}},
@@ -213,7 +222,7 @@ TEST_CASE("flipped bits: an Error or a tokenizer, nothing else") {
     const auto seed = std::random_device()();
     CAPTURE(seed);
     std::mt19937 random(seed);
-    for (const char* name : {"byte_level", "byte_fallback"}) {
+    for (const char* name : {"byte_level", "byte_fallback", "unigram"}) {
         std::ifstream in(data_dir() / "tokenizers" / name / "tokenizer.json", std::ios::binary);
         const std::string whole((std::istreambuf_iterator<char>(in)), {});
         for (int round = 0; round < 300; ++round) {

@@ -76,6 +76,14 @@ TEST_CASE("tokenizer.json with byte fallback: the ids and texts of Hugging Face'
     CHECK(tokenizer->bos_id() == 1);
 }
 
+TEST_CASE("Unigram with a charsmap: the ids and texts of Hugging Face's tokenizers") {
+    compare("unigram");
+    const auto tokenizer = load_tokenizer(folder("unigram"));
+    CHECK(tokenizer->kind() == "tokenizer.json (Unigram)");
+    CHECK(tokenizer->bos_id() == 1);
+    CHECK(tokenizer->adds_bos());
+}
+
 TEST_CASE("tokenizer.model: the ids and texts of sentencepiece") {
     const auto tokenizer = load_tokenizer(folder("sentencepiece"));
     CHECK(tokenizer->size() == 421);  // <tag> of added_tokens_decoder
@@ -115,10 +123,11 @@ TEST_CASE("tokenizer.model without `legacy`: one prefix space, at the start") {
 
 TEST_CASE("a folder without a tokenizer, with tiktoken text, with a broken model") {
     const TempDir temp;
-    CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("neither tokenizer.json nor tokenizer.model"),
-                         engine::Error);
+    CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()),
+                         doctest::Contains("neither tokenizer.json nor tokenizer.model, a tiktoken"), engine::Error);
     std::ofstream(temp.path() / "tokenizer.model") << "IQ== 0\nIg== 1\n";
-    CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("tiktoken"), engine::Error);
+    CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("tiktoken vocabulary of an unknown family"),
+                         engine::Error);
     std::ofstream(temp.path() / "tokenizer.model") << "\x0a\xff\xff\xff";
     CHECK_THROWS_WITH_AS(load_tokenizer(temp.path()), doctest::Contains("no SentencePiece model"), engine::Error);
     std::ofstream(temp.path() / "tokenizer.model") << "version https://git-lfs.github.com/spec/v1\noid sha256:00\n";
@@ -184,6 +193,10 @@ TEST_CASE("BOS: as the files say, on, off; once") {
     const auto without = config(R"({"bos_token": "<s>", "add_bos_token": false})");
     CHECK_FALSE(without->adds_bos());
     CHECK(without->encode("the", Tokenizer::Bos::automatic, true) == text);
+    const auto ended = config(R"({"bos_token": "<s>", "eos_token": "</s>", "add_eos_token": true})");
+    CHECK(ended->encode("the", Tokenizer::Bos::automatic, true).back() == 401);
+    CHECK(ended->encode("the", Tokenizer::Bos::automatic, true).size() == text.size() + 2);
+    CHECK(ended->encode("the", Tokenizer::Bos::on, true).back() != 401);
     const auto other = config(R"({"bos_token": "</s>", "add_bos_token": true})");
     CHECK(other->adds_bos());
     CHECK(other->encode("the", Tokenizer::Bos::automatic, true).front() == 401);
@@ -206,7 +219,7 @@ TEST_CASE("random bytes and random ids: text comes out in whole characters, stre
     const auto seed = std::random_device()();
     CAPTURE(seed);
     std::mt19937 random(seed);
-    for (const char* name : {"byte_level", "byte_fallback", "sentencepiece"}) {
+    for (const char* name : {"byte_level", "byte_fallback", "sentencepiece", "unigram", "tiktoken", "tekken"}) {
         CAPTURE(name);
         const auto tokenizer = load_tokenizer(folder(name));
         for (int round = 0; round < 200; ++round) {

@@ -227,3 +227,34 @@ TEST_CASE("argmax, log-probabilities and logits of one step agree") {
         }
     }
 }
+
+TEST_CASE("the weights of an expert that no row chose are never multiplied") {
+    const uint64_t seed = fresh_seed();
+    INFO("seed " << seed);
+    Random random(seed);
+    TinyOptions options;
+    options.n_experts = 4;
+    options.dense = true;
+    const TinyModel model(options, seed);
+    const auto rows = two_sequences(random, 20, options.n_vocab);
+    const auto table = scrambled_table(random, 2, 8);
+    for (const char* name : instruction_sets()) {
+        Loaded cpu(cpu_device(name, 3), model, 64, 64, small_blocks);
+        // A router whose bias leaves experts 0 and 2 to all rows.
+        const auto router = random_dense(options.hidden, 4, DType::f32, false, random, 0.1f);
+        router->source.bias = {50, -50, 50, -50};
+        MoeSpec& moe = cpu.spec.layers[1].moe;
+        REQUIRE(cpu.device->pack(router->source, &moe.router).ok());
+        const auto expected = run_all(cpu, rows, table, 8, {5, 40});
+        // NaN in the others changes nothing; in one of the chosen it does.
+        const auto nan = random_dense(options.expert_inner, options.hidden, DType::f32, false, random, 0);
+        auto* values = reinterpret_cast<float*>(nan->bytes.data());
+        std::fill_n(values, size_t(options.expert_inner * options.hidden), std::nanf(""));
+        Matrix matrix;
+        REQUIRE(cpu.device->pack(nan->source, &matrix).ok());
+        moe.experts[1].down = moe.experts[3].down = matrix;
+        CHECK(run_all(cpu, rows, table, 8, {5, 40}) == expected);
+        moe.experts[2].down = matrix;
+        CHECK(std::isnan(run_all(cpu, rows, table, 8, {40})[0]));
+    }
+}

@@ -84,6 +84,7 @@ struct MacroBody {
     std::vector<std::string> names;      // the same
     std::vector<ExpressionPtr> defaults;  // null where there is none
     Block body;
+    std::vector<int> unset;  // names of its own that are undefined at first (scopes.h)
     bool uses_caller = false, uses_varargs = false, uses_kwargs = false;
 };
 
@@ -113,11 +114,13 @@ struct Statement {
     std::vector<Target> targets;
     std::vector<ExpressionPtr> expressions;
     std::vector<Block> bodies;
+    std::vector<std::vector<int>> unset;  // of the bodies that are scopes
     MacroBody macro;
 };
 
 struct Syntax {
     Block body;
+    std::vector<int> unset;
     std::vector<std::string> symbols;  // names of variables; the first is "loop", the second "caller"
 };
 

@@ -71,6 +71,7 @@ Text Evaluator::run() {
     out_ = &text;
     // Assignments of the template are above the variables that it was given.
     scope_ = std::make_shared<Scope>(scope_);
+    unset(syntax_.unset);
     execute(syntax_.body);
     out_ = nullptr;
     return text;
@@ -136,7 +137,7 @@ Evaluator::Flow Evaluator::execute(const Statement& statement) {
             Value value;
             {
                 Capture capture(*this);
-                in_new_scope(statement.bodies[0]);
+                in_new_scope(statement);
                 value = capture.value();
             }
             assign(statement.target, apply_filters(statement.expressions[0].get(), std::move(value)));
@@ -152,7 +153,7 @@ Evaluator::Flow Evaluator::execute(const Statement& statement) {
             Value value;
             {
                 Capture capture(*this);
-                in_new_scope(statement.bodies[0]);
+                in_new_scope(statement);
                 value = capture.value();
             }
             print(apply_filters(statement.expressions[0].get(), std::move(value)));
@@ -162,7 +163,7 @@ Evaluator::Flow Evaluator::execute(const Statement& statement) {
             with(statement);
             break;
         case Action::scope:
-            return in_new_scope(statement.bodies[0]);
+            return in_new_scope(statement);
         case Action::stop:
             return Flow::stop;
         case Action::next:
@@ -171,10 +172,17 @@ Evaluator::Flow Evaluator::execute(const Statement& statement) {
     return Flow::go_on;
 }
 
-Evaluator::Flow Evaluator::in_new_scope(const Block& block) {
+void Evaluator::unset(const std::vector<int>& symbols) {
+    for (const int symbol : symbols)
+        scope_->set(symbol, Value::undefined(context_, "'" + syntax_.symbols[static_cast<size_t>(symbol)] +
+                                                           "' is undefined"));
+}
+
+Evaluator::Flow Evaluator::in_new_scope(const Statement& statement, size_t body) {
     const Restore restore{scope_, scope_};
     scope_ = std::make_shared<Scope>(scope_);
-    return execute(block);
+    unset(statement.unset[body]);
+    return execute(statement.bodies[body]);
 }
 
 Evaluator::Flow Evaluator::branch(const Statement& statement) {
@@ -199,11 +207,12 @@ Evaluator::Flow Evaluator::iterate(const Statement& statement, const Value& over
     for (; state.index0 < state.items.size() || pull(state); ++state.index0) {
         scope_ = std::make_shared<Scope>(around);
         scope_->values.emplace_back(symbol_loop, value);
+        unset(statement.unset[0]);
         assign(statement.target, state.items[state.index0]);
         if (execute(statement.bodies[0]) == Flow::stop) break;
     }
     scope_ = around;
-    if (state.items.empty() && statement.bodies.size() > 1) return in_new_scope(statement.bodies[1]);
+    if (state.items.empty() && statement.bodies.size() > 1) return in_new_scope(statement, 1);
     return Flow::go_on;
 }
 
@@ -238,6 +247,7 @@ void Evaluator::with(const Statement& statement) {
     for (const ExpressionPtr& one : statement.expressions) values.push_back(evaluate(*one));
     const Restore restore{scope_, scope_};
     scope_ = std::make_shared<Scope>(scope_);
+    unset(statement.unset[0]);
     for (size_t i = 0; i < values.size(); ++i) assign(statement.targets[i], std::move(values[i]));
     execute(statement.bodies[0]);
 }
@@ -298,6 +308,7 @@ Value Evaluator::call_macro(const MacroObject& macro, Arguments& given) {
     const size_t n = body.symbols.size();
     const Restore restore{scope_, scope_};
     scope_ = std::make_shared<Scope>(macro.closure);
+    unset(body.unset);
     for (size_t i = 0; i < n; ++i) {
         if (i < given.positional.size()) {
             scope_->set(body.symbols[i], given.positional[i]);

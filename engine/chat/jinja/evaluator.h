@@ -85,7 +85,8 @@ class Evaluator {
     Flow iterate(const Statement& statement, const Value& over, int depth0);
     void with(const Statement& statement);
     void call_block(const Statement& statement);
-    Flow in_new_scope(const Block& block);
+    Flow in_new_scope(const Statement& statement, size_t body = 0);
+    void unset(const std::vector<int>& symbols);
     void assign(const Target& target, Value value);
     void print(const Value& value);
     void write(const Text& text);

@@ -266,7 +266,7 @@ Text format_percent(Context& context, const Text& pattern, const Value& values) 
                 context.fail("a format string has no '%", field.type, "'");
         }
     }
-    if (!by_name && !values.is(Kind::dict) && next < (several ? values.sequence().items.size() : 1) &&
+    if (!by_name && !values.is(Kind::dict) && !values.is(Kind::undefined) && next < (several ? values.sequence().items.size() : 1) &&
         !(values.is(Kind::sequence) && values.sequence().flavour == Flavour::list))
         context.fail("not all values were used by a format string");
     return out;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/chat/jinja/parser_nested.h"
+#include "engine/chat/jinja/scopes.h"
 
 namespace quantplug::engine::jinja {
 
@@ -15,6 +16,7 @@ Syntax Parser::parse() {
     if (here().kind != TokenKind::end) fail_here("unexpected ", shown());
     if (!unknown_.empty()) syntax_error(name_, unknown_[0].line, "there is no ", unknown_[0].what);
     out.symbols = std::move(symbols_);
+    find_unset_names(out);
     return out;
 }
 

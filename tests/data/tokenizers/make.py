@@ -1,19 +1,27 @@
 #!/usr/bin/env python3
-"""Makes the files of this folder with Hugging Face's tokenizers 0.23 and sentencepiece 0.2 (pip install tokenizers sentencepiece).
+"""Makes the files of this folder with Hugging Face's tokenizers 0.23, sentencepiece 0.2, tiktoken 0.14 and mistral-common 1.13
+(pip install tokenizers sentencepiece tiktoken mistral-common protobuf).
 
 byte_level/tokenizer.json     byte-level BPE in Llama 3's form, trained on CORPUS
 byte_fallback/tokenizer.json  SentencePiece-style BPE with byte fallback in Llama 2's form
 sentencepiece/tokenizer.model the SentencePiece model that byte_fallback was made from
+unigram/tokenizer.json        Unigram with byte fallback, Precompiled and Metaspace in T5's form
+tiktoken/tokenizer.model      the words of byte_level as tiktoken text, a Llama 3 by its config.json
+tekken/tekken.json            the same as Mistral writes them
 */cases.json                  texts, and the ids and texts that those libraries give
 parts.json                    normalizers, pre_tokenizers and decoders alone: objects, inputs and results
 """
 
+import base64
 import io
 import json
 import pathlib
 import random
+import tempfile
 
 import sentencepiece
+import tiktoken
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).parent
@@ -214,14 +222,151 @@ def sentencepieces():
     write(folder / "cases.json", cases(Tokenizer.from_file(str(folder / "tokenizer.json"))))
 
 
+def charsmap():
+    """A precompiled_charsmap of a few rules: sentencepiece's own has 240 KB."""
+    rules = {
+        "ﬁ": "fi",
+        "Ⅷ": "VIII",
+        "½": "1⁄2",
+        "\u212b": "\u00c5",
+        "e\u0301": "\u00e9",
+        "\t": " ",
+        "\n": " ",
+        "\u3000": " ",
+        "\u200b": "",
+        "ＡＢ": "ab",
+        "Ａ": "A",
+        "\u0301": "",
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as tsv:
+        for source, target in rules.items():
+            tsv.write(" ".join(f"{ord(c):X}" for c in source) + "\t" + " ".join(f"{ord(c):X}" for c in target) + "\n")
+        tsv.flush()
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CORPUS),
+            model_writer=model,
+            vocab_size=380,
+            model_type="unigram",
+            byte_fallback=True,
+            normalization_rule_tsv=tsv.name,
+            remove_extra_whitespaces=False,
+            character_coverage=0.98,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            num_threads=1,
+        )
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model.getvalue())
+    return proto
+
+
+def unigram():
+    proto = charsmap()
+    t = Tokenizer(models.Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=0, byte_fallback=True))
+    t.normalizer = normalizers.Sequence(
+        [
+            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+            normalizers.Replace(Regex(" {2,}"), "▁"),
+        ]
+    )
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    t.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in ("<unk>", "<s>", "</s>")])
+    t.add_tokens([AddedToken("<tag>", rstrip=True, normalized=False), AddedToken("foo", single_word=True)])
+    t.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 1))
+    folder = HERE / "unigram"
+    folder.mkdir(exist_ok=True)
+    t.save(str(folder / "tokenizer.json"), pretty=False)
+    write(folder / "cases.json", cases(Tokenizer.from_file(str(folder / "tokenizer.json"))))
+    return proto.normalizer_spec.precompiled_charsmap
+
+
+def byte_ranks():
+    """The tokens of byte_level in the order of its merges, behind the 256 bytes."""
+    model = json.loads((HERE / "byte_level" / "tokenizer.json").read_text())["model"]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    byte = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    ranks = {bytes([b]): b for b in range(256)}
+    for left, right in model["merges"]:
+        ranks.setdefault(bytes(byte[c] for c in left + right), len(ranks))
+    return ranks
+
+
+def tiktokens():
+    ranks = byte_ranks()
+    folder = HERE / "tiktoken"
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.model").write_text(
+        "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
+    )
+    write(folder / "config.json", {"model_type": "llama"})
+    names = ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"]
+    names += ["<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>"]
+    names += ["<|eot_id|>", "<|python_tag|>", "<|image|>"]
+    names += [f"<|reserved_special_token_{2 + i}|>" for i in range(256 - len(names))]
+    special = {name: len(ranks) + i for i, name in enumerate(names)}
+    encoding = tiktoken.Encoding("llama3", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens=special)
+    texts = TEXTS + ["<|begin_of_text|>the<|eot_id|> <|reserved_special_token_245|>", "<|eot_id", "the<|python_tag|>"]
+    write(
+        folder / "cases.json",
+        [
+            {
+                "text": text,
+                "plain": encoding.encode(text, disallowed_special=()),
+                "special": encoding.encode(text, allowed_special="all"),
+            }
+            for text in texts
+        ],
+    )
+
+
+def tekken():
+    ranks = byte_ranks()
+    vocab = [
+        {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": None}
+        for token, rank in ranks.items()
+    ]
+    config = {
+        "pattern": LLAMA3.replace("{1,3}", ""),
+        "num_vocab_tokens": len(vocab),
+        "default_vocab_size": len(vocab) - 20 + 30,  # the last 20 are not used
+        "default_num_special_tokens": 30,
+        "version": "v3",
+    }
+    folder = HERE / "tekken"
+    write(folder / "tekken.json", {"config": config, "vocab": vocab})
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    tokenizer = Tekkenizer.from_file(folder / "tekken.json")
+    write(
+        folder / "cases.json",
+        [
+            {
+                "text": text,
+                "ids": tokenizer.encode(text, bos=False, eos=False),
+                "decoded": tokenizer.decode(tokenizer.encode(text, bos=True, eos=True)),
+            }
+            for text in TEXTS
+        ],
+    )
+
+
 def state(part):
     return json.loads(part.__getstate__())
 
 
-def parts():
+def parts(precompiled):
     rng = random.Random(3)
     short = ["".join(rng.choice("ab  -1٣.é你\n\t'sSx{") for _ in range(rng.randint(1, 20))) for _ in range(12)]
     texts = [text for text in TEXTS if len(text) < 50] + short
+    texts += [
+        "ＡＢ Ａ\u0301ＡＢＣ",
+        "a\u0301\r\ne\u0301 x\u200d\u0301",
+        "\u1cf2\u1cf3\u0951 \u1df6 ก\u0e33",
+        "\x85\x8f\x9f\ufffd",
+    ]
     out = {"normalizers": [], "pre_tokenizers": [], "decoders": []}
     n = normalizers
     for part in [
@@ -237,6 +382,10 @@ def parts():
         n.Replace(" ", "▁"),
         n.Replace(Regex(r"\s+|q*"), "_"),
         n.ByteLevel(),
+        n.Nmt(),
+        n.StripAccents(),
+        n.Sequence([n.NFD(), n.StripAccents()]),
+        n.Precompiled(precompiled),
         n.Sequence([n.NFKD(), n.Lowercase(), n.Replace("a", "bb")]),
     ]:
         out["normalizers"].append(
@@ -292,6 +441,8 @@ def parts():
             p.WhitespaceSplit(),
             p.CharDelimiterSplit("a"),
             p.BertPreTokenizer(),
+            p.FixedLength(),
+            p.FixedLength(length=3),
             p.ByteLevel(True, use_regex=True),
             p.ByteLevel(False, use_regex=True),
             p.ByteLevel(True, use_regex=False),
@@ -336,6 +487,8 @@ def parts():
         d.Sequence([d.Fuse(), d.Strip(" ", 2, 1), d.Replace(" ", "_")]),
         d.Strip("▁", 1, 0),
         d.Sequence([d.ByteLevel(), d.Strip(" ", 1, 0)]),
+        d.BPEDecoder(suffix="a"),
+        d.Sequence([d.BPEDecoder(suffix="▁"), d.Fuse(), d.Strip(" ", 1, 0)]),
     ]:
         out["decoders"].append(
             {"object": state(part), "cases": [[tokens, part.decode(tokens)] for tokens in lists if tokens]}
@@ -346,4 +499,6 @@ def parts():
 if __name__ == "__main__":
     byte_level()
     sentencepieces()
-    parts()
+    tiktokens()
+    tekken()
+    parts(unigram())
