@@ -144,7 +144,8 @@ class QP_KERNELS_API Device {
 };
 
 /// The CPU. Instruction set: the best that the machine has, or what the environment variable QUANTPLUG_CPU names
-/// (portable, avx2, avxvnni, avx512vnni), an error if the machine lacks it. threads 0: min(physical cores, affinity, cgroup quota).
+/// (portable, avx2, avxvnni, avx512vnni), an error if the machine lacks it. threads 0: min(physical cores, affinity,
+/// cgroup quota).
 QP_KERNELS_API Status make_cpu_device(int32_t threads, std::unique_ptr<Device>* out);
 
 /// Plain loops in double precision, for tests: no fusion, no packing.

@@ -16,8 +16,8 @@ struct Limits {
     double int8_gops = 0, int16_gops = 0, fp32_gflops = 0;
 };
 
-/// The best of several runs of a few milliseconds each, half a second and 256 MB in all. threads: 1 or more. Fails where
-/// QUANTPLUG_CPU names an instruction set that cannot be had, or there is no memory.
+/// The best of several runs of a few milliseconds each, half a second and 256 MB in all. threads: 1 or more. Fails
+/// where QUANTPLUG_CPU names an instruction set that cannot be had, or there is no memory.
 QP_KERNELS_API Status measure_limits(int32_t threads, Limits* out);
 
 /// read_gb_per_s alone.

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "engine/base/error.h"
+#include "engine/checkpoint/file.h"
 #include "engine/model/decoder_reader.h"
 
 namespace quantplug::engine {
@@ -52,7 +53,7 @@ Decoder DecoderReader::read() {
     embedding_and_head();
     positions();
     project();
-    if (unknown_) refuse_unread_tensors();
+    look_for_unread_tensors();
     d_.architecture = row_;
     return std::move(d_);
 }
@@ -90,18 +91,27 @@ void DecoderReader::refuse_unread_keys() const {
                  " is not supported: Llama has no ", level->where(key));
 }
 
-/// A tensor of a layer that Llama does not have means another computation: no guess.
-void DecoderReader::refuse_unread_tensors() const {
-    const std::string layers = layer_prefix(0).substr(0, layer_prefix(0).size() - 2);
+/// Of an architecture that is not known, a tensor that Llama does not have means another computation: no guess. Of a
+/// known one it is told: files carry masks, frequencies and parts that are not computed here.
+void DecoderReader::look_for_unread_tensors() {
+    const std::string first = layer_prefix(0), layers = first.substr(0, first.size() - 2);
     std::set<std::string, std::less<>> read;  // tensors, and modules with all that belongs to them
     for (const NormPart& n : d_.norms) read.insert(n.tensors.begin(), n.tensors.end());
-    for (const LinearPart& l : d_.linears) read.insert(l.module + ".");
+    for (const LinearPart& l : d_.linears) {
+        read.insert(l.module + ".");
+        read.insert(l.tensor);
+    }
     for (const TensorInfo& t : folder_.tensors()) {
         if (!t.name.starts_with(layers) || t.name.ends_with(".rotary_emb.inv_freq")) continue;
         const std::string module = t.name.substr(0, t.name.rfind('.') + 1);
-        if (!read.contains(t.name) && !read.contains(module))
+        if (read.contains(t.name) || read.contains(module)) continue;
+        if (unknown_)
             fail(Code::unimplemented, folder_.name(), ": architecture ", d_.config.architecture,
                  " is not supported: Llama has no tensor ", t.name);
+        if (!t.name.ends_with("weight")) continue;
+        d_.warnings.push_back(concat("tensor ", printable(t.name), " is not read: architecture ",
+                                     d_.config.architecture, " has none of that name"));
+        return;
     }
 }
 

@@ -80,9 +80,9 @@ void DecoderReader::attention(int32_t i, const std::string& prefix) {
         matrix(names.v, prefix, s.hidden_size, kv, v_slot);
     } else {
         FusedColumns columns = fused_columns(row_.grouped_qkv, s.n_heads, s.n_kv_heads, s.head_dim);
-        add(part(fused, s.hidden_size, q + 2 * kv, std::move(columns.q)), q_slot, candidates(names.q, prefix).front());
-        add(part(fused, s.hidden_size, q + 2 * kv, std::move(columns.k)), k_slot, candidates(names.k, prefix).front());
-        add(part(fused, s.hidden_size, q + 2 * kv, std::move(columns.v)), v_slot, candidates(names.v, prefix).front());
+        add(part(fused, s.hidden_size, q + 2 * kv, std::move(columns.q)), q_slot, split_name(names.q, i));
+        add(part(fused, s.hidden_size, q + 2 * kv, std::move(columns.k)), k_slot, split_name(names.k, i));
+        add(part(fused, s.hidden_size, q + 2 * kv, std::move(columns.v)), v_slot, split_name(names.v, i));
     }
     if (row_.qk_norm != QkNormRule::none) {
         head_norm(names.q_norm, prefix, {.of_layer = &LayerSpec::q_norm, .layer = i}, s.n_heads);
@@ -99,8 +99,8 @@ void DecoderReader::dense_mlp(int32_t i, const std::string& prefix) {
     const MatrixSlot gate{.of_layer = &LayerSpec::gate, .layer = i}, up{.of_layer = &LayerSpec::up, .layer = i};
     const std::string fused = find_matrix(names.up, prefix).empty() ? find_matrix(names.gate_up, prefix) : "";
     if (!fused.empty()) {
-        add(part(fused, hidden, 2 * inner, {{0, inner}}), gate, candidates(names.gate, prefix).front());
-        add(part(fused, hidden, 2 * inner, {{inner, inner}}), up, candidates(names.up, prefix).front());
+        add(part(fused, hidden, 2 * inner, {{0, inner}}), gate, split_name(names.gate, i));
+        add(part(fused, hidden, 2 * inner, {{inner, inner}}), up, split_name(names.up, i));
     } else {
         if (!names.gate.empty()) matrix(names.gate, prefix, hidden, inner, gate);
         matrix(names.up, prefix, hidden, inner, up);
@@ -152,7 +152,7 @@ void DecoderReader::expert(int32_t i, const std::string& prefix, int32_t e) {
         p.stored_bytes = t.bytes / uint64_t(d_.spec.n_experts);
         p.transposed = is_down;
         p.first_row = int64_t(e) * inner;
-        add(std::move(p), where, candidates(name, prefix, e).front());
+        add(std::move(p), where, split_name(name, i, e));
     };
     add_one(names.expert_gate, names.stacked_gate, false, &Mlp::gate);
     add_one(names.expert_up, names.stacked_up, false, &Mlp::up);
@@ -173,8 +173,8 @@ void DecoderReader::embedding_and_head() {
                          keys_.boolean({"norm_head"}).value_or(true) &&
                          !(std::string_view(format_.name()) == "exl2" && format_.has(folder_, head));
     d_.tied = embedding.empty() != head.empty() && !divides;
-    d_.embedding_name = candidates(names.embedding, "").front();
-    d_.head_name = candidates(names.head, "").front();
+    d_.embedding_name = split_name(names.embedding, -1);
+    d_.head_name = split_name(names.head, -1);
     if (!d_.tied && head.empty()) head = embedding;
     if (!d_.tied && embedding.empty()) embedding = head;
     if (row_.constants == ConstantsRule::gemma) scale_by_root(embedding.empty() ? head : embedding);
@@ -214,7 +214,7 @@ void DecoderReader::positions() {
         fail(Code::invalid_argument, folder_.file_of(t), ": tensor ", t.name, " is ", t.describe(),
              ", which holds no positions");
     add(part(module, d_.spec.hidden_size, int32_t(rows), {}), {.of_model = &ModelSpec::positions},
-        candidates(names.positions, "").front());
+        split_name(names.positions, -1));
     d_.spec.position_offset = row_.position_offset;
     d_.position_limit = int32_t(rows) - row_.position_offset;
     d_.spec.max_positions = std::min(d_.spec.max_positions, d_.position_limit);

@@ -86,6 +86,17 @@ std::vector<std::string> DecoderReader::candidates(std::string_view names, const
     return out;
 }
 
+std::string DecoderReader::split_name(std::string_view names, int32_t layer, int32_t index) const {
+    const auto rooted = [&](std::string_view name) {
+        std::string out = renamed(name, root_from_, root_to_);
+        return out.empty() ? std::string(name) : out;
+    };
+    std::string name(split(names).front());
+    if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(index));
+    if (layer < 0) return rooted(name);
+    return concat(rooted(split(row_.names->layers).front()), ".", layer, ".", name);
+}
+
 bool DecoderReader::matrix_exists(const std::string& module) const {
     return format_.has(folder_, module) || folder_.has(module + ".weight");
 }
@@ -165,7 +176,7 @@ void DecoderReader::matrix(std::string_view names, const std::string& prefix, in
     const std::string module = find_matrix(names, prefix, index);
     const std::vector<std::string> all = candidates(names, prefix, index);
     if (module.empty()) missing(all);
-    add(part(module, in, out, {}), slot, all.front());
+    add(part(module, in, out, {}), slot, split_name(names, slot.layer, index));
 }
 
 kernels::NormSpec& DecoderReader::spec_of(const NormSlot& slot) {
@@ -203,11 +214,12 @@ void DecoderReader::norm(std::string_view names, const std::string& prefix, Norm
     spec.eps = eps_;
     if (module.empty()) return;
     const std::array<int64_t, 1> shape{d_.spec.hidden_size};
+    const std::string own_name = split_name(names, slot.layer);
     folder_.tensor(module + ".weight", shape, plain_types);
-    add_norm({module + ".weight"}, int32_t(shape[0]), slot, &kernels::NormSpec::weight, all.front() + ".weight");
+    add_norm({module + ".weight"}, int32_t(shape[0]), slot, &kernels::NormSpec::weight, own_name + ".weight");
     if (rms || !folder_.has(module + ".bias")) return;
     folder_.tensor(module + ".bias", shape, plain_types);
-    add_norm({module + ".bias"}, int32_t(shape[0]), slot, &kernels::NormSpec::bias, all.front() + ".bias");
+    add_norm({module + ".bias"}, int32_t(shape[0]), slot, &kernels::NormSpec::bias, own_name + ".bias");
 }
 
 void DecoderReader::head_norm(std::string_view names, const std::string& prefix, NormSlot slot, int32_t heads) {
@@ -232,7 +244,8 @@ void DecoderReader::head_norm(std::string_view names, const std::string& prefix,
             tensors.push_back(candidates(names, prefix, head).front() + ".weight");
             folder_.tensor(tensors.back(), shape, plain_types);
         }
-        add_norm(std::move(tensors), all_heads, slot, &kernels::NormSpec::weight, all.front() + ".weight");
+        add_norm(std::move(tensors), all_heads, slot, &kernels::NormSpec::weight,
+                 split_name(names, slot.layer, 0) + ".weight");
         return;
     }
     for (const bool is_bias : {false, true}) {
@@ -248,7 +261,7 @@ void DecoderReader::head_norm(std::string_view names, const std::string& prefix,
             folder_.tensor(name, t.shape, plain_types);
         }
         add_norm({name}, int32_t(t.count()), slot, is_bias ? &kernels::NormSpec::bias : &kernels::NormSpec::weight,
-                 all.front() + (is_bias ? ".bias" : ".weight"));
+                 split_name(names, slot.layer, 0) + (is_bias ? ".bias" : ".weight"));
         // EXL2 repeats the norm of one head; the model has it once.
         if (row_.qk_norm == QkNormRule::required || row_.qk_norm == QkNormRule::after_rope)
             d_.norms.back().n_params = uint64_t(d);

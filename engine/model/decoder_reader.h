@@ -23,7 +23,7 @@ class DecoderReader {
     // ------------------------------------------------ decoder.cpp
     void choose_architecture();
     void refuse_unread_keys() const;
-    void refuse_unread_tensors() const;
+    void look_for_unread_tensors();
 
     // ------------------------------------------------ decoder_spec.cpp: the configuration's numbers
     void shapes();
@@ -58,6 +58,8 @@ class DecoderReader {
     void find_root();
     /// The folder's names of a slot, the first candidate first. `prefix` is a layer's; "" for the model's own.
     std::vector<std::string> candidates(std::string_view names, const std::string& prefix, int32_t index = -1) const;
+    /// What EXL2 files call it: the first candidate. layer -1: the model's own.
+    std::string split_name(std::string_view names, int32_t layer, int32_t index = -1) const;
     bool matrix_exists(const std::string& module) const;
     /// The first candidate that is stored; empty where none is.
     std::string find_matrix(std::string_view names, const std::string& prefix, int32_t index = -1) const;

@@ -136,7 +136,7 @@ class Measurement {
     int32_t chunk_ = 16;
 };
 
-void add_shares(BenchRow& row, const StepCost& step, double tokens, const BenchLimits& limits, double peak_gops) {
+void add_shares(BenchRow& row, const StepCost& step, double tokens, const kernels::Limits& limits, double peak_gops) {
     row.bytes_per_token = step.bytes / tokens;
     row.gb_per_s = row.bytes_per_token * row.tokens_per_s * 1e-9;
     if (limits.read_gb_per_s > 0) row.share_of_bandwidth = row.gb_per_s / limits.read_gb_per_s;
@@ -178,7 +178,8 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
     }
     if (progress && !progress(0, "measuring the machine's limits"))
         fail(Code::cancelled, "the measurement was cancelled");
-    result.limits = bench_limits(threads);
+    if (const kernels::Status status = kernels::measure_limits(threads, &result.limits); !status.ok())
+        fail(Code(status.code), "the machine's limits: ", status.message);
     if (limits_alone) {
         std::unique_ptr<kernels::Device> device;
         if (kernels::make_cpu_device(threads, &device).ok()) result.device = device->describe();

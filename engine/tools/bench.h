@@ -9,6 +9,7 @@
 
 #include "engine/model/format.h"
 #include "engine/model/model.h"
+#include "kernels/limits.h"
 
 namespace quantplug::engine {
 
@@ -21,12 +22,6 @@ struct BenchRequest {
     std::vector<int32_t> batch = {1, 2, 4};  // sequences that decode at once
     int32_t repeat = 5;
     LoadOptions options;  // device, compute, threads, cache_mode
-};
-
-/// Of the machine, with as many threads as the measurement has. 0: not measured.
-struct BenchLimits {
-    double read_gb_per_s = 0;
-    double int8_gops = 0, int16_gops = 0, fp32_gflops = 0;  // a multiplication and an addition count as two
 };
 
 struct BenchRow {
@@ -43,7 +38,7 @@ struct BenchRow {
 
 struct BenchResult {
     std::vector<BenchRow> rows;
-    BenchLimits limits;
+    kernels::Limits limits;  // with as many threads as the measurement has
     std::string cpu, device;
 };
 
@@ -54,8 +49,5 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
 
 /// The processor's name as /proc/cpuinfo has it; "unknown" where it does not.
 std::string cpu_name();
-
-/// With `threads` threads; takes about a second.
-BenchLimits bench_limits(int32_t threads);
 
 }  // namespace quantplug::engine

@@ -104,7 +104,7 @@ void run_bench(const Format& format, std::string_view arguments_json, const Emit
         });
     Json rows = Json::array();
     for (const BenchRow& row : result.rows) rows.push_back(json_of(row));
-    const BenchLimits& limits = result.limits;
+    const kernels::Limits& limits = result.limits;
     send({{"event", "done"},
           {"rows", std::move(rows)},
           {"limits",

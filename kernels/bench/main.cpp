@@ -1,8 +1,8 @@
-// qp_bench_kernels [--threads N] [--bits B] [--exact]: read bandwidth, and what a step of random layers of
-// TinyLlama-1.1B's shapes reaches.
+// qp_bench_kernels [--threads N] [--bits B] [--set NAME] [--exact]: what a step of random layers of TinyLlama-1.1B's
+// shapes reaches, for every width and every instruction set that the machine has.
 //
-// Decode: GB/s of packed weights, and its share of the read bandwidth that is measured beside it (virtual machines
-// change within seconds). Prefill: Gop/s, two operations a weight and row.
+// Decode: GB/s of packed weights and its share of the read bandwidth that is measured beside it (virtual machines
+// change within seconds). Prefill: Gop/s, two operations a weight and row, and its share of the set's peak.
 #include <time.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 #include "kernels/device.h"
 #include "kernels/half.h"
-#include "kernels/threads/pool.h"
+#include "kernels/limits.h"
 
 using namespace quantplug::kernels;
 
@@ -44,24 +44,6 @@ double best_time(int32_t threads, Work&& work) {
         best = std::min(best, seconds(clock) - start);
     }
     return best;
-}
-
-double read_bandwidth(int32_t threads) {
-    static std::vector<uint64_t> buffer(size_t(48) << 20, 1);  // 384 MB, beyond any L3
-    std::vector<uint64_t> sums(static_cast<size_t>(threads));
-    const double time = best_time(threads, [&] {
-        run_parallel(threads, [&](int32_t index, int32_t count) {
-            const size_t begin = buffer.size() * size_t(index) / size_t(count),
-                         end = buffer.size() * size_t(index + 1) / size_t(count);
-            uint64_t sum[8] = {};
-            for (size_t i = begin; i + 8 <= end; i += 8) {
-                for (size_t j = 0; j < 8; ++j) sum[j] |= buffer[i + j];
-            }
-            sums[size_t(index)] = std::accumulate(sum, sum + 8, uint64_t(0));
-        });
-    });
-    if (std::accumulate(sums.begin(), sums.end(), uint64_t(0)) == 0) std::puts("");  // the reads happen
-    return double(buffer.size() * sizeof(uint64_t)) / time;
 }
 
 void fail(const Status& status) {
@@ -120,7 +102,7 @@ bool walk(const ModelSpec& spec, Ops& ops) {
     return true;
 }
 
-void bench_width(int32_t bits, int32_t threads, Compute compute, double bandwidth) {
+void bench_width(const char* set, int32_t bits, int32_t threads, Compute compute) {
     std::unique_ptr<Device> device;
     fail(make_cpu_device(threads, &device));
     ModelSpec spec;
@@ -170,19 +152,28 @@ void bench_width(int32_t bits, int32_t threads, Compute compute, double bandwidt
                                                3.0 * hidden * inner);
     const double one = step_time(1, false), four = step_time(4, false), eight = step_time(8, false),
                  prefill = step_time(prefill_rows, true);
-    std::printf(
-        "%2d bits, %d threads: decode %6.2f GB/s (%3.0f %% of %.1f), 4 rows %6.2f GB/s, 8 rows %6.2f GB/s; prefill of "
-        "%d: %6.1f Gop/s\n",
-        bits, threads, double(bytes) / one * 1e-9, 100 * double(bytes) / one / bandwidth, bandwidth * 1e-9,
-        double(bytes) / four * 1e-9, double(bytes) / eight * 1e-9, prefill_rows,
-        2 * weights * prefill_rows / prefill * 1e-9);
+    Limits limits;
+    fail(measure_limits(threads, &limits));
+    const double peak = bits == 16 || compute == Compute::exact ? limits.fp32_gflops : limits.int16_gops;
+    const auto gb = [&](double time) { return double(bytes) / time * 1e-9; };
+    const double gops = 2 * weights * prefill_rows / prefill * 1e-9;
+    std::printf("%-12s  %2d  %7d  %6.2f  %5.0f %%  %6.2f  %6.2f  %7.1f  %5.0f %%\n", set, bits, threads, gb(one),
+                100 * gb(one) / limits.read_gb_per_s, gb(four), gb(eight), gops, 100 * gops / peak);
     std::fflush(stdout);
+}
+
+// A call to it is the only way to know whether the machine has it.
+bool has(const char* set) {
+    setenv("QUANTPLUG_CPU", set, 1);
+    std::unique_ptr<Device> device;
+    return make_cpu_device(1, &device).ok();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
     int32_t only_threads = 0, only_bits = 0;
+    std::string only_set;
     Compute compute = Compute::standard;
     for (int i = 1; i < argc; ++i) {
         const std::string option = argv[i];
@@ -190,21 +181,32 @@ int main(int argc, char** argv) {
             only_threads = std::atoi(argv[++i]);
         } else if (option == "--bits" && i + 1 < argc) {
             only_bits = std::atoi(argv[++i]);
+        } else if (option == "--set" && i + 1 < argc) {
+            only_set = argv[++i];
         } else if (option == "--exact") {
             compute = Compute::exact;
         } else {
-            std::fprintf(stderr, "usage: qp_bench_kernels [--threads N] [--bits 2|3|4|5|6|8|16] [--exact]\n");
+            std::fprintf(stderr,
+                         "usage: qp_bench_kernels [--threads N] [--bits 2|3|4|5|6|8|16] [--set "
+                         "portable|avx2|avxvnni|avx512vnni] [--exact]\n");
             return 2;
         }
     }
-    std::unique_ptr<Device> device;
-    fail(make_cpu_device(only_threads, &device));
-    std::printf("%s, %s compute, read bandwidth 1 thread %.1f GB/s, 2 threads %.1f GB/s\n", device->describe().c_str(),
-                compute == Compute::exact ? "exact" : "default", read_bandwidth(1) * 1e-9, read_bandwidth(2) * 1e-9);
     for (int32_t threads : {1, 2}) {
         if (only_threads && threads != only_threads) continue;
-        for (int32_t bits : {2, 3, 4, 5, 6, 8, 16}) {
-            if (!only_bits || bits == only_bits) bench_width(bits, threads, compute, read_bandwidth(threads));
+        for (const char* set : {"portable", "avx2", "avxvnni", "avxvnni-evex", "avx512vnni"}) {
+            if (only_set.empty() ? !has(set) : only_set != set) continue;
+            setenv("QUANTPLUG_CPU", set, 1);
+            Limits limits;
+            fail(measure_limits(threads, &limits));
+            std::printf("%s: reads %.1f GB/s, int8 %.0f, int16 %.0f, fp32 %.0f Gop/s with %d thread%s; %s compute\n",
+                        set, limits.read_gb_per_s, limits.int8_gops, limits.int16_gops, limits.fp32_gflops, threads,
+                        threads == 1 ? "" : "s", compute == Compute::exact ? "exact" : "default");
+            std::printf(
+                "set         bits  threads  decode  of read  4 rows  8 rows  prefill  of peak   (GB/s, Gop/s)\n");
+            for (int32_t bits : {2, 3, 4, 5, 6, 8, 16}) {
+                if (!only_bits || bits == only_bits) bench_width(set, bits, threads, compute);
+            }
         }
     }
     return 0;

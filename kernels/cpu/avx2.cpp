@@ -7,6 +7,7 @@
 #include "kernels/cpu/x86/columns256.h"
 #include "kernels/cpu/x86/dense.h"
 #include "kernels/cpu/x86/exact.h"
+#include "kernels/cpu/x86/peak.h"
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
@@ -193,6 +194,7 @@ const Table& avx2_table() {
         t.product = product;
         t.product_exact = product_exact;
         t.dense = dense;
+        t.multiply_add = multiply_add;
         return t;
     }();
     return table;

@@ -3,6 +3,7 @@
 #include "kernels/cpu/x86/columns256.h"
 #include "kernels/cpu/x86/dense.h"
 #include "kernels/cpu/x86/exact.h"
+#include "kernels/cpu/x86/peak.h"
 #include "kernels/cpu/x86/vnni.h"
 
 namespace quantplug::kernels {

@@ -1,7 +1,6 @@
 // The CPU behind kernels::Device. A step runs inside submit; wait hands its result over.
 #include "kernels/device.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <optional>
@@ -9,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/pack.h"
@@ -288,13 +288,8 @@ Status make_cpu_device(int32_t threads, std::unique_ptr<Device>* out) {
         return Status::error(invalid_argument, "threads is " + std::to_string(threads) + ", outside 0.." +
                                                    std::to_string(cpu::max_threads));
     }
-    const char* name = std::getenv("QUANTPLUG_CPU");
-    const char* error = "";
-    const cpu::Table* table = cpu::choose_table(name, &error);
-    if (!table) {
-        return Status::error(invalid_argument, std::string("QUANTPLUG_CPU=") + name + " " + error +
-                                                   "; set one of portable, avx2, avxvnni, avx512vnni, or unset it");
-    }
+    const cpu::Table* table = nullptr;
+    if (Status status = cpu::machine_table(&table); !status.ok()) return status;
     try {
         *out = std::make_unique<cpu::CpuDevice>(*table, threads ? threads : default_threads());
     } catch (const std::bad_alloc&) {

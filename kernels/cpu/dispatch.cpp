@@ -1,6 +1,8 @@
+#include "kernels/cpu/dispatch.h"
+
+#include <cstdlib>
 #include <cstring>
 
-#include "kernels/cpu/table.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -77,6 +79,15 @@ const Table* choose_table(const char* name, const char** error) {
     }
     *error = "names no instruction set of this program";
     return nullptr;
+}
+
+Status machine_table(const Table** out) {
+    const char* name = std::getenv("QUANTPLUG_CPU");
+    const char* error = "";
+    *out = choose_table(name, &error);
+    if (*out) return {};
+    return Status::error(invalid_argument, std::string("QUANTPLUG_CPU=") + name + " " + error +
+                                               "; set one of portable, avx2, avxvnni, avx512vnni, or unset it");
 }
 
 }  // namespace cpu

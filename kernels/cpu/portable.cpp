@@ -165,6 +165,33 @@ void dense(const DenseView& w, const float* x, int64_t ldx, int32_t rows, int32_
     }
 }
 
+// The products' own loop over a chunk.
+template <class Value, class Code, class Sum>
+void multiply_chunk(int64_t turns) {
+    Value x[chunk_rows] = {};
+    Code codes[chunk_rows][tile_columns] = {};
+    Sum sum[4][tile_columns] = {};
+    for (int64_t turn = 0; turn < turns; ++turn) {
+        asm volatile("" : : "r"(x), "r"(codes) : "memory");  // or the turns are done once
+        for (int32_t k = 0; k < chunk_rows; ++k) {
+            for (int32_t c = 0; c < tile_columns; ++c) sum[k % 4][c] += Sum(x[k]) * Sum(codes[k][c]);
+        }
+    }
+    asm volatile("" : : "r"(sum) : "memory");
+}
+
+double multiply_add(Arithmetic kind, int64_t turns) {
+    turns = turns / 16 + 1;  // a chunk is many operations
+    if (kind == Arithmetic::int8) {
+        multiply_chunk<int8_t, uint8_t, int32_t>(turns);
+    } else if (kind == Arithmetic::int16) {
+        multiply_chunk<int16_t, uint8_t, int32_t>(turns);
+    } else {
+        multiply_chunk<float, float, float>(turns);
+    }
+    return 2.0 * chunk_rows * tile_columns * double(turns);
+}
+
 }  // namespace
 
 const Table& portable_table() {
@@ -173,6 +200,7 @@ const Table& portable_table() {
         t.product = product;
         t.product_exact = product_exact;
         t.dense = dense;
+        t.multiply_add = multiply_add;
         return t;
     }();
     return table;

@@ -34,6 +34,8 @@ struct ScoreRule {
     const float* slopes;
 };
 
+enum class Arithmetic : uint8_t { int8, int16, fp32 };
+
 struct Table {
     const char* name;
 
@@ -78,6 +80,9 @@ struct Table {
 
     /// The largest logit (ties: the lowest index) and ln(sum(exp(logits))).
     void (*log_sum)(const float* logits, int32_t n, int32_t* argmax, double* log_sum);
+
+    /// Independent multiply-adds from registers, for measuring the peak; the operations done, two a multiply-add.
+    double (*multiply_add)(Arithmetic kind, int64_t turns);
 };
 
 const Table& portable_table();

@@ -44,8 +44,7 @@ TEST_CASE("bench: every key, a row for each test, rows as they are done") {
     const json& done = events.back();
     CHECK(done.at("event") == "done");
     for (const char* key : {"read_gb_per_s", "int8_gops", "int16_gops", "fp32_gflops"})
-        CHECK(done.at("limits").at(key).is_number());
-    CHECK(done.at("limits").at("read_gb_per_s").get<double>() > 0.1);
+        CHECK(done.at("limits").at(key).get<double>() > 0.1);
     CHECK(!done.at("cpu").get<std::string>().empty());
     CHECK(done.at("device").get<std::string>().find("cpu") == 0);
 
@@ -74,8 +73,8 @@ TEST_CASE("bench: every key, a row for each test, rows as they are done") {
         CHECK(row.at("min").get<double>() <= speed);
         CHECK(row.at("max").get<double>() >= speed);
         CHECK(row.at("gb_per_s").get<double>() == doctest::Approx(bytes * speed * 1e-9));
-        CHECK(row.at("share_of_bandwidth").get<double>() >= 0);
-        CHECK(row.at("share_of_peak").get<double>() >= 0);
+        CHECK(row.at("share_of_bandwidth").get<double>() > 0);
+        CHECK(row.at("share_of_peak").get<double>() > 0);
     }
     // Three sequences share the weights; the caches are their own.
     CHECK(rows[2].at("bytes_per_token").get<double>() < rows[1].at("bytes_per_token").get<double>());

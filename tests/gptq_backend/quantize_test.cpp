@@ -121,22 +121,23 @@ TEST_CASE("a cancel at any event leaves nothing behind") {
 }
 
 TEST_CASE("matrices that GPTQ cannot hold are refused by name") {
-    for (const auto& [n, k] : {std::array<int64_t, 2>{32, 48}, {48, 32}}) {
-        const TempDir dir;
-        const Tensor weight = make_tensor(StoredType::f16, {n, k}, std::vector<uint16_t>(size_t(n * k)));
-        write_tensor_file(dir.path() / "model.safetensors", {{"model.layers.0.mlp.up_proj.weight", weight}});
-        write_file(dir.path() / "config.json", "{}");
-        CHECK_THROWS_WITH(engine::quantize({.in = dir.path(), .out = dir.path() / "out"}, gptq::make_quantizer),
+    const auto quantizer = gptq::make_quantizer({});
+    for (const auto& [k, n] : {std::array<int32_t, 2>{48, 32}, {32, 48}})
+        CHECK_THROWS_WITH(quantizer->layout("model.layers.0.mlp.up_proj", k, n, false, false),
                           doctest::Contains("model.layers.0.mlp.up_proj"));
-    }
     const TempDir dir;
-    Tensor weight = make_tensor(StoredType::f16, {32, 32}, std::vector<uint16_t>(1024));
-    weight.bytes[101] = std::byte{0x7e};
-    write_tensor_file(dir.path() / "model.safetensors", {{"model.layers.0.mlp.up_proj.weight", weight}});
-    write_file(dir.path() / "config.json", "{}");
+    const auto source = data_dir() / "tiny" / "llama";
+    std::filesystem::copy_file(source / "config.json", dir.path() / "config.json");
+    Tensors tensors = read_tensor_file(source / "model.safetensors");
+    Tensor& weight = tensors.at("model.layers.0.mlp.up_proj.weight");  // (64, 32) FP32
+    std::vector<float> values = weight.values<float>();
+    values[32 + 18] = std::nanf("");
+    weight = make_tensor(StoredType::f32, weight.shape, values);
+    write_tensor_file(dir.path() / "model.safetensors", tensors);
     CHECK_THROWS_WITH(
         engine::quantize({.in = dir.path(), .out = dir.path() / "out"}, gptq::make_quantizer),
         "matrix model.layers.0.mlp.up_proj: the weight of output 1, input 18 is NaN or infinite; get the model again");
+    CHECK_FALSE(std::filesystem::exists(dir.path() / "out"));
 }
 
 }  // namespace

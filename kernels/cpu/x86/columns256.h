@@ -79,6 +79,13 @@ QP_INLINE Ints shift_right(Ints x) {
     return {_mm256_srli_epi32(x.a, COUNT), _mm256_srli_epi32(x.b, COUNT)};
 }
 
+// The compiler takes the value for unknown.
+QP_INLINE void forget(Ints& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
+QP_INLINE void forget(Floats& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
+
+// Independent sums that fill the registers.
+constexpr int peak_sums = 5;
+
 #if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
 // Rows of a chunk whose sums stay in registers.
 constexpr int register_rows = 4;
@@ -90,6 +97,17 @@ QP_INLINE __m256i dot_quad(__m256i sum, __m256i codes, __m256i x) {
     return _mm256_dpbusd_epi32(sum, codes, x);  // the same operation in AVX-512's encoding
 #endif
 }
+// sum += x * y over unsigned and signed bytes, and over 16-bit values.
+QP_INLINE void multiply_bytes(Ints& sum, Ints x, Ints y) {
+    sum = {dot_quad(sum.a, x.a, y.a), dot_quad(sum.b, x.b, y.b)};
+}
+QP_INLINE void multiply_words(Ints& sum, Ints x, Ints y) {
+#if defined(__AVXVNNI__)
+    sum = {_mm256_dpwssd_avx_epi32(sum.a, x.a, y.a), _mm256_dpwssd_avx_epi32(sum.b, x.b, y.b)};
+#else
+    sum = {_mm256_dpwssd_epi32(sum.a, x.a, y.a), _mm256_dpwssd_epi32(sum.b, x.b, y.b)};
+#endif
+}
 // sum += codes (unsigned bytes) * the four signed bytes at x, by columns.
 QP_INLINE void add_quad(Ints& sum, Ints codes, const int8_t* x) {
     int32_t four;
@@ -97,6 +115,14 @@ QP_INLINE void add_quad(Ints& sum, Ints codes, const int8_t* x) {
     const __m256i all = _mm256_set1_epi32(four);
     sum = {dot_quad(sum.a, codes.a, all), dot_quad(sum.b, codes.b, all)};
 }
+#else
+QP_INLINE __m256i madd(__m256i x, __m256i y) { return _mm256_madd_epi16(x, y); }
+// sum += x * y over unsigned and signed bytes, and over 16-bit values.
+QP_INLINE void multiply_bytes(Ints& sum, Ints x, Ints y) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    sum = add(sum, {madd(_mm256_maddubs_epi16(x.a, y.a), ones), madd(_mm256_maddubs_epi16(x.b, y.b), ones)});
+}
+QP_INLINE void multiply_words(Ints& sum, Ints x, Ints y) { sum = add(sum, {madd(x.a, y.a), madd(x.b, y.b)}); }
 #endif
 
 }  // namespace

@@ -61,7 +61,17 @@ QP_INLINE Ints shift_right(Ints x) {
     return _mm512_srli_epi32(x, COUNT);
 }
 
-#if defined(__AVX512VNNI__)
+// The compiler takes the value for unknown.
+QP_INLINE void forget(Ints& x) { asm volatile("" : "+v"(x)); }
+QP_INLINE void forget(Floats& x) { asm volatile("" : "+v"(x)); }
+
+// Independent sums that fill the registers.
+constexpr int peak_sums = 16;
+
+// sum += x * y over unsigned and signed bytes, and over 16-bit values.
+QP_INLINE void multiply_bytes(Ints& sum, Ints x, Ints y) { sum = _mm512_dpbusd_epi32(sum, x, y); }
+QP_INLINE void multiply_words(Ints& sum, Ints x, Ints y) { sum = _mm512_dpwssd_epi32(sum, x, y); }
+
 // Rows of a chunk whose sums stay in registers.
 constexpr int register_rows = 8;
 
@@ -71,7 +81,6 @@ QP_INLINE void add_quad(Ints& sum, Ints codes, const int8_t* x) {
     __builtin_memcpy(&four, x, sizeof four);
     sum = _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four));
 }
-#endif
 
 }  // namespace
 }  // namespace cpu

@@ -194,6 +194,7 @@ constexpr Table vnni_table(const char* name) {
     table.product = product;
     table.product_exact = product_exact;
     table.dense = dense;
+    table.multiply_add = multiply_add;
     return table;
 }
 
