@@ -24,17 +24,29 @@ class HuggingFace:
     def __init__(self, folder):
         from tokenizers import Tokenizer
 
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        file = folder / "tokenizer.json"
+        self.tokenizer = self.as_text = Tokenizer.from_file(str(file))
+        # The library's Unigram finds `</s>` in a text whatever encode_special_tokens says; sentencepiece and quantplug
+        # do not. There the special tokens get spellings that no text has.
+        content = json.loads(file.read_text())
+        if content["model"].get("type") == "Unigram":
+            special = {token["id"] for token in content["added_tokens"] if token["special"]}
+            for id in special:
+                content["model"]["vocab"][id][0] = f"\U0010fffd{id}"
+            content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
+            self.as_text = Tokenizer.from_str(json.dumps(content))
+        for tokenizer in (self.tokenizer, self.as_text):
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
         self.n_vocab = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         config = folder / "tokenizer_config.json"
         explicit = config.exists() and "add_bos_token" in json.loads(config.read_text())
         self.modes = [(special, bos) for special in (False, True) for bos in ((False,) if explicit else (False, True))]
 
     def encode(self, texts, special, bos):
-        self.tokenizer.encode_special_tokens = not special
-        return [e.ids for e in self.tokenizer.encode_batch(texts, add_special_tokens=bos)]
+        tokenizer = self.tokenizer if special else self.as_text
+        tokenizer.encode_special_tokens = not special
+        return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=bos)]
 
     def decode(self, ids, special):
         return self.tokenizer.decode(ids, skip_special_tokens=not special)

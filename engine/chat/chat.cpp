@@ -33,9 +33,7 @@ namespace {
 // Not in any text that users write; where it is after rendering, an answer goes on.
 constexpr std::string_view continue_tag = "CONTINUE_FINAL_MESSAGE_TAG ";
 
-std::string dumped(const OrderedJson& json) {
-    return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-}
+std::string dumped(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
 template <typename Request>
 void read(Request& out, const OrderedJson& json) {
@@ -48,7 +46,8 @@ void read(Request& out, const OrderedJson& json) {
         };
         const auto flag = [&](bool& into) {
             if (value.is_null()) return;
-            if (!value.is_boolean()) fail(Code::invalid_argument, "'", key, "' of the chat request is neither true nor false");
+            if (!value.is_boolean())
+                fail(Code::invalid_argument, "'", key, "' of the chat request is neither true nor false");
             into = value.template get<bool>();
         };
         if (key == "messages")
@@ -180,7 +179,8 @@ jinja::Text cut_at_tag(const jinja::Text& text) {
     const std::string_view bare = continue_tag.substr(0, continue_tag.size() - 1);
     const size_t at = text.bytes().rfind(bare);
     if (at == std::string::npos)
-        fail(Code::invalid_argument, "the chat template does not write the last message, which cannot be continued then");
+        fail(Code::invalid_argument,
+             "the chat template does not write the last message, which cannot be continued then");
     size_t end = at;
     // Trimmed by the template: the space in front of the tag would have been, too.
     if (!std::string_view(text.bytes()).substr(at).starts_with(continue_tag))
@@ -202,8 +202,7 @@ Chat::Source Chat::choose(const Request& request) const {
     };
     if (!request.mode.empty()) {
         const ChatMode* mode = find_chat_mode(request.mode);
-        if (!mode)
-            fail(Code::not_found, "there is no chat mode '", request.mode, "': there are ", names(chat_modes()));
+        if (!mode) fail(Code::not_found, "there is no chat mode '", request.mode, "': there are ", names(chat_modes()));
         if (request.with_tools())
             fail(Code::invalid_argument, "the chat mode '", request.mode,
                  "' knows no tools: leave them out, or use the model's own template");
@@ -217,8 +216,7 @@ Chat::Source Chat::choose(const Request& request) const {
         return {entry->source, entry->file, nullptr};
     }
     const auto* entry = templates_.choose(request.with_tools());
-    if (!entry)
-        fail(Code::not_found, "the model has no chat template: name a mode, one of ", names(chat_modes()));
+    if (!entry) fail(Code::not_found, "the model has no chat template: name a mode, one of ", names(chat_modes()));
     return {entry->source, entry->file, nullptr};
 }
 
@@ -227,8 +225,8 @@ std::vector<int32_t> Chat::stop_ids(const Source& source, const Request& request
     std::vector<int32_t> out = stop_ids_;
     try {
         constexpr std::string_view answer = "Xq7zAnswer";
-        const OrderedJson messages = OrderedJson::array({{{"role", "user"}, {"content", "Hello"}},
-                                                         {{"role", "assistant"}, {"content", answer}}});
+        const OrderedJson messages = OrderedJson::array(
+            {{{"role", "user"}, {"content", "Hello"}}, {{"role", "assistant"}, {"content", answer}}});
         const OrderedJson no_tools;
         const Renderer render(source.text, source.name, templates_, tokenizer_, no_tools, request.variables);
         const std::string text = render(messages, false).bytes();

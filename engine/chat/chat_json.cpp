@@ -68,8 +68,7 @@ OrderedJson parse_chat_object(std::string_view text, std::string_view what) {
         fail(Code::resource_exhausted, what, " has ", text.size(), " bytes, more than the ", max_chat_bytes,
              " that are read");
     std::string clean;
-    if (!prepare(text, clean))
-        fail(Code::invalid_argument, what, " is nested deeper than ", max_chat_depth, " levels");
+    if (!prepare(text, clean)) fail(Code::invalid_argument, what, " is nested deeper than ", max_chat_depth, " levels");
     try {
         OrderedJson out = OrderedJson::parse(clean);
         if (!out.is_object()) fail(Code::invalid_argument, what, " is no JSON object");

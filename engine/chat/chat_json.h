@@ -14,9 +14,9 @@ using OrderedJson = nlohmann::ordered_json;
 inline constexpr size_t max_chat_bytes = size_t{64} << 20;
 inline constexpr int max_chat_depth = 64;
 
-/// An object. Escapes of lone surrogates are read as U+FFFD; of equal keys the last value wins; a number beyond 64 bits is
-/// a float. invalid_argument with `what`: no JSON, no object, nested deeper than max_chat_depth. resource_exhausted: larger
-/// than max_chat_bytes.
+/// An object. Escapes of lone surrogates are read as U+FFFD; of equal keys the last value wins; a number beyond 64 bits
+/// is a float. invalid_argument with `what`: no JSON, no object, nested deeper than max_chat_depth. resource_exhausted:
+/// larger than max_chat_bytes.
 OrderedJson parse_chat_object(std::string_view text, std::string_view what);
 
 /// The JSON value that begins at text[begin], and where it ends; nothing where it is damaged.

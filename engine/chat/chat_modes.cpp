@@ -59,7 +59,8 @@ constexpr std::string_view mistral =
 constexpr std::string_view gemma =
     "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}"
     "{% if m.role == 'system' %}{% set ns.system = m.content ~ '\n\n' %}{% else %}"
-    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ ns.system }}{{ m.content|trim }}<end_of_turn>\n"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ ns.system }}{{ m.content|trim "
+    "}}<end_of_turn>\n"
     "{% set ns.system = '' %}{% endif %}{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}";
 
 // Names in front of the lines.
@@ -104,7 +105,8 @@ constexpr std::string_view openchat =
     "{% if add_generation_prompt %}GPT4 Correct Assistant:{% endif %}";
 
 constexpr std::string_view granite =
-    "{% for m in messages %}{{ {'system': 'System:', 'user': 'Question:'}.get(m.role, 'Answer:') }}\n{{ m.content }}\n\n"
+    "{% for m in messages %}{{ {'system': 'System:', 'user': 'Question:'}.get(m.role, 'Answer:') }}\n{{ m.content "
+    "}}\n\n"
     "{% endfor %}{% if add_generation_prompt %}Answer:\n{% endif %}";
 
 constexpr ChatMode modes[] = {

@@ -25,8 +25,8 @@ struct ChatTemplates {
 };
 
 /// chat_template.jinja, else chat_template of tokenizer_config.json (a string, or a list of {name, template}), else
-/// chat_template.json; and additional_chat_templates/*.jinja by their file names. A folder without any is no error. Errors
-/// name the file.
+/// chat_template.json; and additional_chat_templates/*.jinja by their file names. A folder without any is no error.
+/// Errors name the file.
 ChatTemplates load_chat_templates(const std::filesystem::path& folder);
 
 }  // namespace quantplug::engine

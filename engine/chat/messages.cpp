@@ -16,8 +16,8 @@ void check_content(const OrderedJson& content, size_t index) {
         if (!part.is_object() || type == part.end() || !type->is_string())
             fail(Code::invalid_argument, "messages[", index, "]: a part of content has no type");
         if (*type != "text")
-            fail(Code::invalid_argument, "messages[", index, "]: a part of content is of type '", type->get<std::string>(),
-                 "', this model reads text only");
+            fail(Code::invalid_argument, "messages[", index, "]: a part of content is of type '",
+                 type->get<std::string>(), "', this model reads text only");
         const auto text = part.find("text");
         if (text == part.end() || !text->is_string())
             fail(Code::invalid_argument, "messages[", index, "]: a part of content has no text");

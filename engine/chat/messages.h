@@ -9,8 +9,8 @@
 
 namespace quantplug::engine {
 
-/// invalid_argument, with the number of the message: no object, no role, content that is neither a string, null nor a list
-/// of {"type": "text", "text"}.
+/// invalid_argument, with the number of the message: no object, no role, content that is neither a string, null nor a
+/// list of {"type": "text", "text"}.
 void check_messages(const OrderedJson& messages);
 /// The names of tools in the form of OpenAI ({"type": "function", "function": {"name"}}) or bare ({"name"}).
 /// invalid_argument where one has no name.

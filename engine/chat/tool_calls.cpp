@@ -208,7 +208,8 @@ class AnswerParser {
         }
         const std::string name(trimmed(head));
         const auto piece = find_json(text_, brace);
-        const bool fits = !name.empty() && name.size() <= 256 && name.find_first_of(" \n\t\"'[]<>") == std::string::npos;
+        const bool fits =
+            !name.empty() && name.size() <= 256 && name.find_first_of(" \n\t\"'[]<>") == std::string::npos;
         if (!fits || (!marked && (tools_.empty() || !known(name))) || !piece || !try_parse_json(piece->text)) return;
         out_.calls.push_back({id.empty() ? make_id(true) : id, name, std::string(piece->text)});
         take(tag, piece->end);
@@ -226,7 +227,8 @@ class AnswerParser {
         for (const std::string_view end : {"<|eom_id|>", "<|eot_id|>"})
             if (const size_t at = rest.find(end); at != std::string_view::npos) rest = rest.substr(0, at);
         if (!add_all(rest)) return;
-        if (!marked && !std::all_of(out_.calls.begin(), out_.calls.end(), [&](const auto& one) { return known(one.name); })) {
+        if (!marked &&
+            !std::all_of(out_.calls.begin(), out_.calls.end(), [&](const auto& one) { return known(one.name); })) {
             out_.calls.clear();
             return;
         }

@@ -61,12 +61,19 @@ std::string_view Bpe::kind() const {
     return options_.byte_fallback ? "BPE with byte fallback" : "BPE";
 }
 
+void Bpe::hide(int32_t id) { hidden_.insert(std::lower_bound(hidden_.begin(), hidden_.end(), id), id); }
+
+int32_t Bpe::whole_word(std::string_view word) const {
+    const int32_t id = options_.raw_bytes ? vocab_.find(map_bytes(word)) : vocab_.find(word);
+    return std::binary_search(hidden_.begin(), hidden_.end(), id) ? -1 : id;
+}
+
 void Bpe::encode(std::string_view word, WordScratch& any_scratch, std::vector<int32_t>& out) const {
     if (word.empty()) return;
     auto& scratch = static_cast<BpeScratch&>(any_scratch);
     if (!cut_at_markers_) return encode_part(word, scratch, out);
     if (options_.ignore_merges) {
-        if (const int32_t id = vocab_.find(word); id >= 0) {
+        if (const int32_t id = whole_word(word); id >= 0) {
             out.push_back(id);
             return;
         }
@@ -84,8 +91,7 @@ void Bpe::encode_part(std::string_view part, BpeScratch& scratch, std::vector<in
     if (cached && cache_.get(part, hash, out)) return;
 
     if (options_.ignore_merges && !cut_at_markers_) {
-        const int32_t id = options_.raw_bytes ? vocab_.find(map_bytes(part)) : vocab_.find(part);
-        if (id >= 0) {
+        if (const int32_t id = whole_word(part); id >= 0) {
             out.push_back(id);
             if (cached) cache_.put(part, hash, &id, 1);
             return;

@@ -73,9 +73,11 @@ class Bpe final : public WordModel {
 
     std::unique_ptr<WordScratch> make_scratch() const override { return std::make_unique<BpeScratch>(); }
     void encode(std::string_view word, WordScratch& scratch, std::vector<int32_t>& out) const override;
+    void hide(int32_t id) override;
     std::string_view kind() const override;
 
  private:
+    int32_t whole_word(std::string_view word) const;  // for ignore_merges; -1: none
     void encode_part(std::string_view part, BpeScratch& scratch, std::vector<int32_t>& out) const;
     void first_symbols(std::string_view part, std::vector<int32_t>& ids) const;
     void merge_few(BpeScratch& scratch) const;   // scans for the lowest rank
@@ -84,6 +86,7 @@ class Bpe final : public WordModel {
     MergeTable merges_;
     BpeOptions options_;
     int32_t unk_id_ = -1;
+    std::vector<int32_t> hidden_;          // ascending; concerns ignore_merges, merges give none of them
     std::array<int32_t, 256> byte_ids_{};  // of byte_to_char(b), -1: none
     ByteTokens byte_tokens_;               // for byte_fallback
     bool cut_at_markers_ = false;          // no merge crosses from another character to U+2581

@@ -23,6 +23,8 @@ HfTokenizer::HfTokenizer(TokenizerFile file, const SpecialTokens& names, std::st
       matcher_(make_matcher()),
       decoder_(TextDecoder::parse(file.decoder, name)),
       kind_(concat(file.source, " (", model_->kind(), ")")) {
+    for (const Added& added : added_)
+        if (added.token.special && model_->vocab().has(added.token.id)) model_->hide(added.token.id);
     size_ = model_->vocab().size();
     if (!added_.empty()) size_ = std::max(size_, added_.back().token.id + 1);
     template_ = Template::parse(file.post_processor, size_, name);

@@ -60,7 +60,7 @@ class HfTokenizer final : public Tokenizer {
 
     Normalizer normalizer_;
     PreTokenizer pre_tokenizer_;
-    std::unique_ptr<const WordModel> model_;
+    std::unique_ptr<WordModel> model_;
     std::vector<Added> added_;  // by id
     AddedTokens matcher_;
     TextDecoder decoder_;

@@ -47,6 +47,25 @@ bool PrefixTrie::fill(const Vocab& vocab, size_t limit) {
     return true;
 }
 
+uint32_t PrefixTrie::walk(std::string_view text) const {
+    uint32_t node = root;
+    for (char c : text) {
+        node = next(node, static_cast<uint8_t>(c));
+        if (node == root) break;
+    }
+    return node;
+}
+
+int32_t PrefixTrie::find(std::string_view text) const {
+    const uint32_t node = walk(text);
+    return node == root ? -1 : id(node);
+}
+
+void PrefixTrie::remove(std::string_view text) {
+    const uint32_t node = walk(text);
+    if (node != root) slots_[node].id = -1;
+}
+
 struct Unigram::Scratch final : WordScratch {
     std::vector<Node> nodes;
     std::vector<int32_t> path;  // ends of the best path's tokens, from the right
@@ -145,7 +164,7 @@ double Unigram::encode_part(std::string_view text, double score, Scratch& scratc
 }
 
 void Unigram::append_unknown(std::string_view text, std::vector<int32_t>& out) const {
-    const int32_t id = vocab_.find(text);
+    const int32_t id = trie_.find(text);
     if (id >= 0)
         out.push_back(id);
     else if (!options_.byte_fallback || !byte_tokens_.append(text, out))

@@ -28,6 +28,8 @@ class PrefixTrie {
         }
     }
     int32_t id(uint32_t node) const { return slots_[node].id; }  // -1: no string ends here
+    int32_t find(std::string_view text) const;                   // -1: none
+    void remove(std::string_view text);
 
  private:
     struct Slot {
@@ -40,6 +42,7 @@ class PrefixTrie {
         return (key >> 32) & mask_;
     }
     bool fill(const Vocab& vocab, size_t limit);
+    uint32_t walk(std::string_view text) const;  // root: nowhere
 
     std::vector<Slot> slots_;
     size_t mask_ = 0;
@@ -58,6 +61,7 @@ class Unigram final : public WordModel {
 
     std::unique_ptr<WordScratch> make_scratch() const override;
     void encode(std::string_view word, WordScratch& scratch, std::vector<int32_t>& out) const override;
+    void hide(int32_t id) override { trie_.remove(vocab_.token(id)); }
     std::string_view kind() const override { return options_.raw_bytes ? "byte-level Unigram" : "Unigram"; }
 
  private:

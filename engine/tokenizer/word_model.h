@@ -27,6 +27,10 @@ class WordModel {
     /// model's make_scratch(). Errors: failed_precondition (an unknown character, and the model has no unk token).
     virtual void encode(std::string_view word, WordScratch& scratch, std::vector<int32_t>& out) const = 0;
 
+    /// From now on no text becomes this token: special tokens are the business of AddedTokens alone. Hugging Face's
+    /// Unigram finds `</s>` in a user's text even where special tokens are to stay text; sentencepiece does not.
+    virtual void hide(int32_t id) = 0;
+
     /// The model's tokens only, no added ones.
     const Vocab& vocab() const { return vocab_; }
 

@@ -1,5 +1,5 @@
-// The template engine against texts of Python's jinja2 (scripts/compare_templates.py --write), its messages, its limits,
-// and which parts of a text came from the messages.
+// The template engine against texts of Python's jinja2 (scripts/compare_templates.py --write), its messages, its
+// limits, and which parts of a text came from the messages.
 #include <doctest/doctest.h>
 
 #include <fstream>
@@ -21,7 +21,8 @@ using engine::jinja::Text;
 using engine::jinja::Variable;
 using OrderedJson = nlohmann::ordered_json;
 
-Text render(const std::string& source, const OrderedJson& variables = OrderedJson::object(), const Limits& limits = {}) {
+Text render(const std::string& source, const OrderedJson& variables = OrderedJson::object(),
+            const Limits& limits = {}) {
     std::vector<Variable> all;
     for (const auto& one : variables.items()) all.push_back({one.key(), &one.value(), one.key() != "plain"});
     return Template(source, "t").render(all, 86400 * 365, limits);
@@ -71,8 +72,8 @@ TEST_CASE("white space around tags, by trim_blocks, lstrip_blocks and signs") {
 TEST_CASE("numbers print as Python prints them") {
     CHECK(text("{{ 1e16 }} {{ 1e15 }} {{ 1.0 }} {{ 0.0001 }} {{ 0.00001 }} {{ -0.0 }} {{ 1e300 * 1e10 }}") ==
           "1e+16 1000000000000000.0 1.0 0.0001 1e-05 -0.0 inf");
-    CHECK(text("{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** -1 }} {{ true + 1 }} {{ 2.5|round }} {{ 2.675|round(2) }}") ==
-          "-4 2 3.5 0.5 2 2.0 2.67");
+    CHECK(text("{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** -1 }} {{ true + 1 }} {{ 2.5|round }} {{ 2.675|round(2) "
+               "}}") == "-4 2 3.5 0.5 2 2.0 2.67");
     CHECK(text("{{ [1, none, true, 'it\\'s', {'a': (1,)}] }}") == "[1, None, True, \"it's\", {'a': (1,)}]");
 }
 
@@ -136,9 +137,11 @@ TEST_CASE("work without an end is refused") {
     Limits limits;
     limits.steps = 200'000;
     for (const char* source :
-         {"{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% endfor %}{% endfor %}{% endfor %}",
-          "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}", "{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}",
-          "{{ 'x' * 1000000000 }}", "{{ [0] * 1000000000 }}",
+         {"{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% endfor %}{% endfor %}{% "
+          "endfor %}",
+          "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+          "{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}", "{{ 'x' * 1000000000 }}",
+          "{{ [0] * 1000000000 }}",
           "{% set n = namespace(x='ab') %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% endfor %}",
           "{% set n = namespace(x=[]) %}{% for i in range(10000) %}{% set n.x = [n.x] %}{% endfor %}",
           "{% set n = namespace(x=[1]) %}{% for i in range(100) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
@@ -151,7 +154,8 @@ TEST_CASE("work without an end is refused") {
         for (int i = 0; i < n; ++i) out += piece;
         return out;
     };
-    CHECK(refusal("{{ " + many("(", 100000) + "1" + many(")", 100000) + " }}").find("nested deeper") != std::string::npos);
+    CHECK(refusal("{{ " + many("(", 100000) + "1" + many(")", 100000) + " }}").find("nested deeper") !=
+          std::string::npos);
     CHECK(refusal("{{ " + many("not ", 100000) + "1 }}").find("nested deeper") != std::string::npos);
     CHECK(refusal("{{ 1" + many(" + 1", 100000) + " }}").find("nested deeper") != std::string::npos);
     CHECK(refusal(many("{% if 1 %}", 100000)).find("nested deeper") != std::string::npos);

@@ -47,6 +47,7 @@ std::unique_ptr<Tokenizer> tokenizer(bool adds_bos, const char* normalizer = "nu
     Json file;
     file["added_tokens"] = added;
     file["normalizer"] = Json::parse(normalizer);
+    file["decoder"] = {{"type", "Fuse"}};
     file["model"] = {{"type", "BPE"}, {"unk_token", "<unk>"}, {"vocab", vocab}, {"merges", Json::array()}};
     if (adds_bos)
         file["post_processor"] = Json::parse(R"({"type": "TemplateProcessing",
@@ -104,7 +105,8 @@ TEST_CASE("what a message says is no control token, what the template writes is 
 
 TEST_CASE("a role inside of the template's markers is part of the token") {
     const auto tok = tokenizer(false);
-    const Chat chat(one_template("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"), *tok, {});
+    const Chat chat(one_template("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"), *tok,
+                    {});
     const Json out = render(chat, {{"messages", messages("<|user|>")}});
     CHECK(out["prompt"] == "<|user|><|user|>");
     CHECK(count(out["ids"], user_tag) == 1);
@@ -132,7 +134,8 @@ TEST_CASE("BOS stands once: the template's, or else the tokenizer's; never an EO
     for (const bool adds : {false, true})
         for (const bool writes : {false, true}) {
             const auto tok = tokenizer(adds);
-            const Chat chat(one_template(std::string(writes ? "{{ bos_token }}" : "") + "{{ messages[0].content }}"), *tok, {});
+            const Chat chat(one_template(std::string(writes ? "{{ bos_token }}" : "") + "{{ messages[0].content }}"),
+                            *tok, {});
             const Json ids = render(chat, {{"messages", messages("x")}})["ids"];
             CHECK(count(ids, bos) == (adds || writes));
             CHECK(count(ids, eos) == 0);
@@ -144,9 +147,10 @@ TEST_CASE("BOS stands once: the template's, or else the tokenizer's; never an EO
 
 TEST_CASE("the token that ends a turn in the template stops an answer") {
     const auto tok = tokenizer(false);
-    CHECK(render(Chat(one_template(chatml), *tok, {eos}), {{"messages", messages("x")}})["stop_ids"] == Json({eos, im_end}));
-    CHECK(render(Chat(one_template("{{ messages[0].content }}"), *tok, {eos}), {{"messages", messages("x")}})["stop_ids"] ==
-          Json({eos}));
+    CHECK(render(Chat(one_template(chatml), *tok, {eos}), {{"messages", messages("x")}})["stop_ids"] ==
+          Json({eos, im_end}));
+    CHECK(render(Chat(one_template("{{ messages[0].content }}"), *tok, {eos}),
+                 {{"messages", messages("x")}})["stop_ids"] == Json({eos}));
 }
 
 TEST_CASE("chat_template.jinja wins over tokenizer_config.json, then chat_template.json, additional_chat_templates/") {
@@ -185,7 +189,8 @@ TEST_CASE("content as a list of parts: as it is where the template reads it, els
     const auto tok = tokenizer(false);
     const Json parts = Json::parse(
         R"([{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}])");
-    CHECK(render(Chat(one_template("{{ messages[0].content }}"), *tok, {}), {{"messages", parts}})["prompt"] == "one\ntwo");
+    CHECK(render(Chat(one_template("{{ messages[0].content }}"), *tok, {}), {{"messages", parts}})["prompt"] ==
+          "one\ntwo");
     CHECK(render(Chat(one_template("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}"), *tok, {}),
                  {{"messages", parts}})["prompt"] == "[one][two]");
 }
@@ -206,7 +211,8 @@ TEST_CASE("arguments of calls as JSON text: objects where the template prints JS
 TEST_CASE("continue_final_message ends the prompt inside of the last message") {
     const auto tok = tokenizer(false);
     const Chat chat(one_template(chatml), *tok, {});
-    const Json talk = Json::parse(R"([{"role": "user", "content": "x"}, {"role": "assistant", "content": "I think "}])");
+    const Json talk =
+        Json::parse(R"([{"role": "user", "content": "x"}, {"role": "assistant", "content": "I think "}])");
     CHECK(render(chat, {{"messages", talk}, {"continue_final_message", true}})["prompt"] ==
           "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nI think ");
     const Chat trims(one_template("{% for m in messages %}[{{ m.content|trim }}]{% endfor %}"), *tok, {});
@@ -219,9 +225,13 @@ TEST_CASE("continue_final_message ends the prompt inside of the last message") {
 TEST_CASE("lone surrogates in JSON, equal keys, a byte order mark") {
     const auto tok = tokenizer(false);
     const Chat chat(one_template("{{ messages[0].content }}"), *tok, {});
-    const auto prompt = [&](const std::string& request) { return Json::parse(chat.render(request))["prompt"].get<std::string>(); };
-    CHECK(prompt("\xef\xbb\xbf{\"messages\": [{\"role\": \"user\", \"content\": \"a\\ud83d b\\ude42 \\ud83d\\ude42\"}]}") ==
-          "a\xEF\xBF\xBD b\xEF\xBF\xBD \xF0\x9F\x99\x82");
+    const auto prompt = [&](const std::string& request) {
+        return Json::parse(chat.render(request))["prompt"].get<std::string>();
+    };
+    CHECK(
+        prompt(
+            "\xef\xbb\xbf{\"messages\": [{\"role\": \"user\", \"content\": \"a\\ud83d b\\ude42 \\ud83d\\ude42\"}]}") ==
+        "a\xEF\xBF\xBD b\xEF\xBF\xBD \xF0\x9F\x99\x82");
     CHECK(prompt(R"({"messages": [{"role": "user", "content": "a", "content": "b"}]})") == "b");
     CHECK(refusal([&] { chat.render(std::string(1000, '[')); }).find("nested deeper") != std::string::npos);
     CHECK(refusal([&] { chat.render("{\"messages\": [}"); }).find("no valid JSON") != std::string::npos);
@@ -236,12 +246,14 @@ TEST_CASE("bad requests are refused by name") {
     CHECK(said(chat, {{"messages", good}, {"temprature", 1}}).find("'temprature'") != std::string::npos);
     CHECK(said(chat, {{"tools", nullptr}}).find("no messages") != std::string::npos);
     CHECK(said(chat, {{"messages", {{{"content", "x"}}}}}).find("messages[0] has no role") != std::string::npos);
-    CHECK(said(chat, {{"messages", {{{"role", "user"}, {"content", 3}}}}}).find("messages[0]: content") != std::string::npos);
+    CHECK(said(chat, {{"messages", {{{"role", "user"}, {"content", 3}}}}}).find("messages[0]: content") !=
+          std::string::npos);
     CHECK(said(chat, {{"messages", good}, {"tools", {{{"x", 1}}}}}).find("tools[0] has no name") != std::string::npos);
     CHECK(said(chat, {{"messages", good}, {"variables", {{"messages", 1}}}}).find("'messages'") != std::string::npos);
     CHECK(said(chat, {{"messages", good}, {"template", "rag"}}).substr(0, 3) == "5: ");
     CHECK(said(chat, {{"messages", good}, {"mode", "nomode"}}).find("chatml") != std::string::npos);
-    CHECK(said(chat, {{"messages", good}, {"mode", "chatml"}, {"template", "x"}}).find("more than one") != std::string::npos);
+    CHECK(said(chat, {{"messages", good}, {"mode", "chatml"}, {"template", "x"}}).find("more than one") !=
+          std::string::npos);
     CHECK(said(none, {{"messages", good}}).substr(0, 3) == "5: ");
     CHECK(said(none, {{"messages", good}}).find("name a mode") != std::string::npos);
     const Json image = Json::parse(R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])");
@@ -255,7 +267,8 @@ TEST_CASE("template_text, template and variables") {
     const Chat chat(std::move(templates), *tok, {});
     const Json good = messages("x");
     CHECK(render(chat, {{"messages", good}, {"template_text", "{{ messages[0].role }}"}})["prompt"] == "user");
-    CHECK(render(chat, {{"messages", good}, {"template", "short"}, {"variables", {{"enable_thinking", false}}}})["prompt"] ==
+    CHECK(render(chat,
+                 {{"messages", good}, {"template", "short"}, {"variables", {{"enable_thinking", false}}}})["prompt"] ==
           "1False");
 }
 
@@ -281,10 +294,12 @@ TEST_CASE("every mode renders, and the well-known ones as their makers write the
         }
         CHECK(text.find("None") == std::string::npos);
     }
-    CHECK(prompt("chatml") == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1"
-                              "<|im_end|>\n<|im_start|>user\nU2<|im_end|>\n<|im_start|>assistant\n");
+    CHECK(prompt("chatml") ==
+          "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1"
+          "<|im_end|>\n<|im_start|>user\nU2<|im_end|>\n<|im_start|>assistant\n");
     CHECK(prompt("llama3") ==
-          "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>"
+          "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_"
+          "header_id|>"
           "\n\nU1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA1<|eot_id|><|start_header_id|>user"
           "<|end_header_id|>\n\nU2<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
     CHECK(prompt("raw") == "S\n\nUser: U1\nAssistant: A1\nUser: U2\nAssistant:");

@@ -70,9 +70,9 @@ TEST_CASE("decoder: every form of the table is read, and nothing in its files is
         }
         for (const engine::NormPart& n : d.norms)
             for (const std::string& tensor : n.tensors) left[tensor] -= n.size / int32_t(n.tensors.size());
-        for (const auto& [tensor, count] : left) {
-            CAPTURE(tensor);
-            CHECK(count == 0);
+        for (const auto& entry_left : left) {
+            CAPTURE(entry_left.first);
+            CHECK(entry_left.second == 0);
         }
         CHECK(d.n_params() == values);
     }
@@ -95,14 +95,14 @@ TEST_CASE("decoder: rows of the table have different names, and slots that a gra
 }
 
 TEST_CASE("decoder: architectures that need another graph are refused by name, with the reason") {
-    for (const auto& [name, reason] :
+    for (const std::pair<const char*, const char*>& refused :
          {std::pair("DeepseekV3ForCausalLM", "latent attention"), std::pair("MiniCPM3ForCausalLM", "latent attention"),
           std::pair("DeciLMForCausalLM", "key/value heads"), std::pair("PhiMoEForCausalLM", "sparse-mixer"),
           std::pair("GraniteMoeForCausalLM", "three-dimensional"), std::pair("Gemma3nForCausalLM", "per-layer"),
           std::pair("Llama4ForConditionalGeneration", "chunked"), std::pair("GptOssForCausalLM", "sinks"),
           std::pair("Qwen3NextForCausalLM", "linear-attention"), std::pair("FalconMambaForCausalLM", "state-space")})
-        CHECK_REFUSED(decoder_of(TinyFolder("llama").with({{"architectures", {name}}})), Code::unimplemented, name,
-                      reason);
+        CHECK_REFUSED(decoder_of(TinyFolder("llama").with({{"architectures", {refused.first}}})), Code::unimplemented,
+                      refused.first, refused.second);
 }
 
 TEST_CASE("decoder: the norms' epsilon is the configuration's") {
@@ -203,6 +203,17 @@ TEST_CASE("decoder: an unknown architecture with more than Llama's tensors is re
         tiny.tensors[extra] = make_tensor(engine::StoredType::f32, {16}, std::vector<float>(16, 1.0f));
         CHECK_REFUSED(decoder_of(tiny), Code::unimplemented, "NovelForCausalLM", extra);
     }
+}
+
+TEST_CASE("decoder: of a known architecture, a weight of a layer that is not read is told") {
+    TinyFolder tiny("llama");
+    tiny.tensors["model.layers.1.mlp.gate.weight"] =
+        make_tensor(engine::StoredType::f32, {4}, std::vector<float>(4, 1.0f));
+    tiny.tensors["model.layers.1.self_attn.masked_bias"] =
+        make_tensor(engine::StoredType::f32, {1}, std::vector<float>(1, 1.0f));
+    const Decoder d = decoder_of(tiny);
+    REQUIRE(d.warnings.size() == 1);
+    CHECK(d.warnings[0].find("model.layers.1.mlp.gate.weight") != std::string::npos);
 }
 
 TEST_CASE("decoder: an unknown architecture without Llama's names is refused with those that are supported") {

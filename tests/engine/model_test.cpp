@@ -185,6 +185,11 @@ TEST_CASE("model: a context above the model's own computes") {
     CHECK(sequence.size() == 512);
 }
 
+TEST_CASE("model: a context above learned positions is refused") {
+    CHECK_REFUSED(load(TinyFolder("gpt2"), options_with(65)), Code::invalid_argument, "65", "64");
+    CHECK(load(TinyFolder("gpt2"), options_with(64))->ctx() == 64);
+}
+
 TEST_CASE("model: a cache that others hold is RESOURCE_EXHAUSTED, and blocks come back") {
     const auto model = load(TinyFolder("llama"), options_with(192));
     for (int round = 0; round < 3; ++round) {

@@ -66,7 +66,7 @@ TEST_CASE("practice: tokenizer.json first, before tokenizer.model, tiktoken file
 
 TEST_CASE("practice: merges as \"a b\" or [\"a\", \"b\"]") {
     CHECK(encode(small({"a b", "ab c"}), "abcab") == Ids{4, 2});
-    CHECK(encode(small({json::array({"a", "b"}), json::array({"ab", "c"})}), "abcab") == Ids{4, 2});
+    CHECK(encode(small(json::parse(R"([["a", "b"], ["ab", "c"]])")), "abcab") == Ids{4, 2});
 }
 
 TEST_CASE("practice: ignore_merges of Llama 3") {
@@ -225,6 +225,7 @@ TEST_CASE("practice: vocab_size larger than the tokenizer, its ids alone are dra
     const auto load = [&] { return engine::Model::load(tiny.open(), PlainFormat(), options, nullptr, nullptr); };
     const int32_t n = load()->tokenizer().size();
     json& vocab = tiny.tokenizer["model"]["vocab"];
+    tiny.tokenizer["model"]["merges"] = json::array();
     std::string last;
     for (const auto& [token, id] : vocab.items())
         if (id == n - 1) last = token;

@@ -121,7 +121,7 @@ TEST_CASE("schedule: 1,000 requests in any company give what each gives alone") 
     for (const Company& company : companies) {
         const auto status = random_company(company, 200 / sanitizer_factor, seed + uint32_t(company.n_streams));
         CHECK(status.n_cached_tokens > 0);
-        if (company.n_streams >= 8) CHECK(status.n_preempted > 0);
+        if (company.n_streams >= 8 && sanitizer_factor == 1) CHECK(status.n_preempted > 0);
     }
 }
 
@@ -221,8 +221,8 @@ TEST_CASE("schedule: while a long prompt comes in, every step gives every other 
     options.cache_tokens = 8192;
     const auto model = load_tiny("llama", options);
     Scheduler scheduler(*model);
-    const uint64_t a = scheduler.submit(greedy(requests.ids(5), 200)),
-                   b = scheduler.submit(greedy(requests.ids(9), 200));
+    const uint64_t a = scheduler.submit(greedy(requests.ids(5), 1000)),
+                   b = scheduler.submit(greedy(requests.ids(9), 1000));
     std::map<uint64_t, int> tokens;
     uint64_t done = 0;
     const auto step = [&] {
@@ -234,18 +234,19 @@ TEST_CASE("schedule: while a long prompt comes in, every step gives every other 
         });
     };
     for (int i = 0; i < 3; ++i) step();
-    const uint64_t c = scheduler.submit(greedy(requests.ids(3000), 5));
+    const int32_t n_long = sanitizer_factor > 1 ? 400 : 1500;
+    const uint64_t c = scheduler.submit(greedy(requests.ids(n_long), 5));
     int steps = 0;
-    for (; done < 3000; ++steps) {
+    for (; done < uint64_t(n_long); ++steps) {
         step();
         CHECK(tokens[a] == 1);
         CHECK(tokens[b] == 1);
         REQUIRE(steps < 1000);
     }
-    CHECK(steps >= 3000 / engine::max_step_rows);
+    CHECK(steps >= n_long / engine::max_step_rows);
     CHECK(tokens[c] == 1);
     // A short prompt does not wait for the end of a long one either.
-    scheduler.submit(greedy(requests.ids(3500), 5));
+    scheduler.submit(greedy(requests.ids(2 * n_long), 5));
     step();
     const uint64_t e = scheduler.submit(greedy(requests.ids(4), 5));
     step();

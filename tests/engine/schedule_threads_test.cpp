@@ -106,8 +106,9 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
     std::thread stepper([&] {
         const auto self = std::this_thread::get_id();
         uint64_t active = 0;
-        while (producers > 0 || active > 0)
-            active = scheduler.step(-1, [&](uint64_t id, const GenerateEvent& event) {
+        for (bool last = false; !last || active > 0;) {
+            last = producers == 0;  // before the step: what was submitted by then is counted by it
+            active = scheduler.step(last ? 0 : -1, [&](uint64_t id, const GenerateEvent& event) {
                 if (std::this_thread::get_id() != self) wrong_thread = true;
                 const std::lock_guard lock(mutex);
                 Generated& outcome = got[id];
@@ -121,6 +122,7 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
                 }
                 return true;
             });
+        }
     });
     for (std::thread& t : threads) t.join();
     stepper.join();

@@ -51,14 +51,15 @@ TEST_CASE("practice: an EXL2 head beside tied embeddings wins") {
 }
 
 TEST_CASE("practice: a converter's names: fused projections split, experts apart, the head of unit length once") {
-    for (const auto& [name, module] :
+    for (const std::pair<const char*, const char*>& one :
          {std::pair("phi3", "model.layers.0.self_attn.v_proj"), std::pair("phi3", "model.layers.1.mlp.gate_proj"),
           std::pair("gpt2", "model.layers.0.self_attn.k_proj"), std::pair("gpt_bigcode", "model.layers.0.mlp.c_fc"),
           std::pair("dbrx", "model.layers.1.block_sparse_moe.experts.3.v1"), std::pair("index", "lm_head")}) {
+        const std::string name = one.first, module = one.second;
         CAPTURE(name);
         const TempDir dir;
         const fs::path a = quantised(name, dir.path() / "a");
-        CHECK(ModelFolder::open(a).has(std::string(module) + ".q_weight"));
+        CHECK(ModelFolder::open(a).has(module + ".q_weight"));
         engine::dequantize(*exl2::make_format(), a, dir.path() / "b");
         CHECK(largest_difference(logits(a), logits(dir.path() / "b")) < 1e-4);
         CHECK(largest_difference(logits(a), logits(data_dir() / "tiny" / name)) > 1e-3);

@@ -169,15 +169,15 @@ TEST_CASE("practice: fused projections stay one quantised matrix, cut by columns
     const uint32_t seed = std::random_device{}();
     CAPTURE(seed);
     std::mt19937 random(seed);
-    for (const auto& [name, fused] :
+    for (const std::pair<const char*, const char*>& one :
          {std::pair("phi3", "model.layers.0.self_attn.qkv_proj"), std::pair("phi3", "model.layers.1.mlp.gate_up_proj"),
           std::pair("gpt2", "transformer.h.0.attn.c_attn"), std::pair("gpt_bigcode", "transformer.h.0.attn.c_attn"),
           std::pair("falcon", "transformer.h.1.self_attention.query_key_value"),
           std::pair("gpt_neox", "gpt_neox.layers.0.attention.query_key_value")}) {
+        const std::string name = one.first, module = one.second;
         CAPTURE(name);
         const TempDir dir;
         Parts parts = Parts::of(quantised(tiny(name), dir.path() / "a", 4, 32, false));
-        const std::string module = fused;
         REQUIRE(parts.tensors.contains(module + ".qweight"));
         CHECK(parts.tensors.contains(module + ".bias") == Parts::of(tiny(name)).tensors.contains(module + ".bias"));
         // Act-order: rows belong to groups in no order. With one group, a second set of scales is added.

@@ -1,8 +1,8 @@
-// Renders templates for scripts/compare_templates.py: a JSON document a line in, {"template", "variables", "now"}, and one
-// a line out, {"text"} or {"error"}.
+// Renders templates for scripts/compare_templates.py: a JSON document a line in, {"template", "variables", "now"}, and
+// one a line out, {"text"} or {"error"}.
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -26,7 +26,8 @@ int main() {
                 source = text;
             }
             std::vector<jinja::Variable> variables;
-            for (const auto& one : request.at("variables").items()) variables.push_back({one.key(), &one.value(), true});
+            for (const auto& one : request.at("variables").items())
+                variables.push_back({one.key(), &one.value(), true});
             out["text"] = parsed->render(variables, request.value("now", std::time_t{0})).bytes();
         } catch (const Error& error) {
             out["error"] = error.what();

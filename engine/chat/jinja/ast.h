@@ -80,8 +80,8 @@ using Block = std::vector<StatementPtr>;
 
 struct MacroBody {
     std::string name;
-    std::vector<int> symbols;            // of the parameters
-    std::vector<std::string> names;      // the same
+    std::vector<int> symbols;             // of the parameters
+    std::vector<std::string> names;       // the same
     std::vector<ExpressionPtr> defaults;  // null where there is none
     Block body;
     std::vector<int> unset;  // names of its own that are undefined at first (scopes.h)
@@ -96,12 +96,12 @@ enum class Action : uint8_t {
     set,        // target = expressions[0]
     set_block,  // target = bodies[0], filtered by expressions[0] (or null)
     macro,
-    call,       // macro is the caller, expressions[0] what is called
-    filter,     // bodies[0] filtered by expressions[0]
-    with,       // targets = expressions; bodies[0]
-    scope,      // bodies[0] with names of its own
-    stop,       // break
-    next,       // continue
+    call,    // macro is the caller, expressions[0] what is called
+    filter,  // bodies[0] filtered by expressions[0]
+    with,    // targets = expressions; bodies[0]
+    scope,   // bodies[0] with names of its own
+    stop,    // break
+    next,    // continue
 };
 
 struct Statement {

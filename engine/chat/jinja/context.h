@@ -20,8 +20,7 @@ inline constexpr int max_value_depth = 100;  // lists in lists: what prints and 
 
 class Context {
  public:
-    Context(std::string name, const Limits& most, std::time_t time)
-        : limits(most), now(time), name_(std::move(name)) {}
+    Context(std::string name, const Limits& most, std::time_t time) : limits(most), now(time), name_(std::move(name)) {}
 
     const Limits limits;
     const std::time_t now;

@@ -231,9 +231,8 @@ bool Evaluator::find_attribute(const Value& value, const std::string& name, Valu
             [[fallthrough]];
         case Kind::dict:
             if ((value.is(Kind::dict) || value.sequence().flavour == Flavour::list) && changes_it(value.kind(), name)) {
-                out = Value::undefined(context_, concat("a ", type_name(value), " cannot be changed: '", name,
-                                                        "' is not allowed"),
-                                       true);
+                out = Value::undefined(
+                    context_, concat("a ", type_name(value), " cannot be changed: '", name, "' is not allowed"), true);
                 return true;
             }
             if (value.is(Kind::dict) || value.sequence().indexed()) method = find_container_method(value.kind(), name);
@@ -287,7 +286,7 @@ bool Evaluator::loop_attribute(const Value& value, const std::string& name, Valu
         out = index > 0 ? loop.items[loop.index0 - 1] : Value::undefined(context_, "there is no previous item");
     else if (name == "nextitem")
         out = loop.index0 + 1 < loop.items.size() || pull(loop) ? loop.items[loop.index0 + 1]
-                                                                 : Value::undefined(context_, "there is no next item");
+                                                                : Value::undefined(context_, "there is no next item");
     else if (const Method method = find_container_method(Kind::loop, name); method.call)
         out = Value(Kind::function, std::make_shared<FunctionObject>(context_, method.name, method.call, value));
     else

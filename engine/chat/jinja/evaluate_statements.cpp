@@ -174,8 +174,8 @@ Evaluator::Flow Evaluator::execute(const Statement& statement) {
 
 void Evaluator::unset(const std::vector<int>& symbols) {
     for (const int symbol : symbols)
-        scope_->set(symbol, Value::undefined(context_, "'" + syntax_.symbols[static_cast<size_t>(symbol)] +
-                                                           "' is undefined"));
+        scope_->set(symbol,
+                    Value::undefined(context_, "'" + syntax_.symbols[static_cast<size_t>(symbol)] + "' is undefined"));
 }
 
 Evaluator::Flow Evaluator::in_new_scope(const Statement& statement, size_t body) {
@@ -197,14 +197,15 @@ Evaluator::Flow Evaluator::loop(const Statement& statement) {
 
 Evaluator::Flow Evaluator::iterate(const Statement& statement, const Value& over, int depth0) {
     if (over.is(Kind::undefined) && over.object() && over.as<UndefinedObject>().unsafe) fail_undefined(context_, over);
-    const auto object = std::make_shared<LoopObject>(context_, statement, scope_, elements(context_, over), depth0,
-                                                     over.depth() + 1);
+    const auto object =
+        std::make_shared<LoopObject>(context_, statement, scope_, elements(context_, over), depth0, over.depth() + 1);
     object->self = object;
     LoopObject& state = *object;
     const Value value(Kind::loop, object);
     const Restore restore{scope_, scope_};
     const std::shared_ptr<Scope> around = scope_;
     for (; state.index0 < state.items.size() || pull(state); ++state.index0) {
+        context_.step(3);  // a scope costs more than a node
         scope_ = std::make_shared<Scope>(around);
         scope_->values.emplace_back(symbol_loop, value);
         unset(statement.unset[0]);
@@ -328,8 +329,8 @@ Value Evaluator::call_macro(const MacroObject& macro, Arguments& given) {
     }
     if (body.uses_caller && std::find(body.names.begin(), body.names.end(), "caller") == body.names.end()) {
         Value caller = Value::undefined(context_, "No caller defined");
-        const auto it = std::find_if(given.named.begin(), given.named.end(),
-                                     [](const auto& one) { return one.first == "caller"; });
+        const auto it =
+            std::find_if(given.named.begin(), given.named.end(), [](const auto& one) { return one.first == "caller"; });
         if (it != given.named.end()) {
             caller = std::move(it->second);
             given.named.erase(it);

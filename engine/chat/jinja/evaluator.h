@@ -48,7 +48,7 @@ struct LoopObject : Object {
     std::vector<Value> items;  // those of `raw` that passed, as far as they were looked at
     size_t index0 = 0;
     std::vector<Value> last_changed;
-    bool watched = false;              // changed() was called
+    bool watched = false;  // changed() was called
     std::weak_ptr<LoopObject> self;
 };
 

@@ -89,7 +89,8 @@ Value round_filter(Evaluator& evaluator, const Value& value, Arguments& argument
 
 Value length_filter(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     Context& context = evaluator.context();
-    if (!arguments.positional.empty() || !arguments.named.empty()) context.fail("the filter 'length' takes no argument");
+    if (!arguments.positional.empty() || !arguments.named.empty())
+        context.fail("the filter 'length' takes no argument");
     return Value::integer(length(context, value));
 }
 
@@ -111,7 +112,7 @@ Value wordcount(Evaluator& evaluator, const Value& value, Arguments& arguments) 
 }
 
 constexpr NamedFilter table[] = {
-    {"int", int_filter},       {"float", float_filter},   {"abs", abs_filter},      {"round", round_filter},
+    {"int", int_filter},       {"float", float_filter},  {"abs", abs_filter},      {"round", round_filter},
     {"length", length_filter}, {"count", length_filter}, {"wordcount", wordcount},
 };
 

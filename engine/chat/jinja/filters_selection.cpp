@@ -90,10 +90,14 @@ Value choose(Evaluator& evaluator, const Value& value, Arguments& arguments) {
 }
 
 constexpr NamedFilter table[] = {
-    {"default", default_filter},           {"d", default_filter},
-    {"attr", attr},                        {"map", map},
-    {"select", choose<true, false>},       {"reject", choose<false, false>},
-    {"selectattr", choose<true, true>},    {"rejectattr", choose<false, true>},
+    {"default", default_filter},
+    {"d", default_filter},
+    {"attr", attr},
+    {"map", map},
+    {"select", choose<true, false>},
+    {"reject", choose<false, false>},
+    {"selectattr", choose<true, true>},
+    {"rejectattr", choose<false, true>},
 };
 
 }  // namespace

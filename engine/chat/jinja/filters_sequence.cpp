@@ -20,7 +20,8 @@ AttributePath::AttributePath(Context& context, const Value* attribute) {
     const std::string dot = ".";
     for (const Text& part : split(context, attribute->text(), &dot, -1, false)) {
         const std::string& bytes = part.bytes();
-        const bool digits = !bytes.empty() && bytes.size() < 10 && bytes.find_first_not_of("0123456789") == std::string::npos;
+        const bool digits =
+            !bytes.empty() && bytes.size() < 10 && bytes.find_first_not_of("0123456789") == std::string::npos;
         parts_.push_back(digits ? Value::integer(std::stoll(bytes)) : make_string(context, part));
     }
 }
@@ -128,8 +129,7 @@ Value sort(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     std::vector<std::pair<Value, Value>> keyed;
     for (const Value& one : elements(context, value)) {
         std::vector<Value> keys;
-        for (const AttributePath& path : paths)
-            keys.push_back(sort_key(evaluator, path, one, truth_of(sensitive)));
+        for (const AttributePath& path : paths) keys.push_back(sort_key(evaluator, path, one, truth_of(sensitive)));
         keyed.emplace_back(make_list(context, std::move(keys)), one);
     }
     sort_by_keys(context, keyed, truth_of(backwards));
@@ -144,8 +144,7 @@ Value pair_of(Context& context, const Value& a, const Value& b) {
 
 Value dictsort(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     Context& context = evaluator.context();
-    const auto [sensitive, by, backwards] =
-        arguments.bind<3>(context, "dictsort", {"case_sensitive", "by", "reverse"});
+    const auto [sensitive, by, backwards] = arguments.bind<3>(context, "dictsort", {"case_sensitive", "by", "reverse"});
     const std::string what = by ? to_text(context, *by).bytes() : "key";
     if (what != "key" && what != "value") context.fail("'dictsort' sorts by \"key\" or \"value\"");
     if (value.is(Kind::undefined)) fail_undefined(context, value);
@@ -208,8 +207,7 @@ Value sum(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     const auto [attribute, start] = arguments.bind<2>(context, "sum", {"attribute", "start"});
     const AttributePath path(context, attribute);
     Value out = start ? *start : Value::integer(0);
-    for (const Value& one : elements(context, value))
-        out = arithmetic(context, Op::add, out, path.of(evaluator, one));
+    for (const Value& one : elements(context, value)) out = arithmetic(context, Op::add, out, path.of(evaluator, one));
     return out;
 }
 
@@ -228,12 +226,11 @@ Value groupby(Evaluator& evaluator, const Value& value, Arguments& arguments) {
         size_t end = i;
         for (; end < keyed.size() && equal(context, keyed[end].first, keyed[i].first); ++end)
             group.push_back(keyed[end].second);
-        const Value grouper =
-            truth_of(sensitive) ? keyed[i].first : path.of(evaluator, keyed[i].second, otherwise);
+        const Value grouper = truth_of(sensitive) ? keyed[i].first : path.of(evaluator, keyed[i].second, otherwise);
         if (end == i) end = i + 1;  // not equal to itself
         std::vector<Value> two{grouper, make_list(context, std::move(group))};
-        out.push_back(Value(Kind::sequence,
-                            std::make_shared<SequenceObject>(context, Flavour::tuple, std::move(two), true)));
+        out.push_back(
+            Value(Kind::sequence, std::make_shared<SequenceObject>(context, Flavour::tuple, std::move(two), true)));
         i = end;
     }
     return make_list(context, std::move(out));
@@ -278,10 +275,21 @@ Value slice_filter(Evaluator& evaluator, const Value& value, Arguments& argument
 }
 
 constexpr NamedFilter table[] = {
-    {"list", list_filter},   {"first", first},       {"last", last},           {"join", join_filter},
-    {"sort", sort},          {"dictsort", dictsort}, {"items", items_filter},  {"unique", unique},
-    {"min", extreme<false>}, {"max", extreme<true>}, {"sum", sum},             {"groupby", groupby},
-    {"batch", batch},        {"slice", slice_filter}, {"reverse", reverse_filter},
+    {"list", list_filter},
+    {"first", first},
+    {"last", last},
+    {"join", join_filter},
+    {"sort", sort},
+    {"dictsort", dictsort},
+    {"items", items_filter},
+    {"unique", unique},
+    {"min", extreme<false>},
+    {"max", extreme<true>},
+    {"sum", sum},
+    {"groupby", groupby},
+    {"batch", batch},
+    {"slice", slice_filter},
+    {"reverse", reverse_filter},
 };
 
 }  // namespace

@@ -37,7 +37,8 @@ Value title(Evaluator& evaluator, const Value& value, Arguments& arguments) {
 Value trim(Evaluator& evaluator, const Value& value, Arguments& arguments) {
     Context& context = evaluator.context();
     const auto [chars] = arguments.bind<1>(context, "trim", {"chars"});
-    const std::string* set = chars && !chars->is(Kind::none) ? &string_argument(context, *chars, "trim").bytes() : nullptr;
+    const std::string* set =
+        chars && !chars->is(Kind::none) ? &string_argument(context, *chars, "trim").bytes() : nullptr;
     return make_string(context, strip(context, to_text(context, value), set, true, true));
 }
 
@@ -60,8 +61,8 @@ Value indent_filter(Evaluator& evaluator, const Value& value, Arguments& argumen
         if (n > 1'000'000) context.exhausted("makes too long a text");
         indentation = Text(std::string(static_cast<size_t>(n), ' '));
     }
-    return make_string(context, indent(context, string_argument(context, value, "indent"), indentation,
-                                       truth_of(first), truth_of(blank)));
+    return make_string(context, indent(context, string_argument(context, value, "indent"), indentation, truth_of(first),
+                                       truth_of(blank)));
 }
 
 Value string_filter(Evaluator& evaluator, const Value& value, Arguments& arguments) {

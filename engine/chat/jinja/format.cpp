@@ -90,8 +90,12 @@ Text format_real(Context& context, const Field& field, double value) {
     } else {
         const double shown = field.type == '%' ? magnitude * 100 : magnitude;
         const char type = field.type == '%' ? 'f' : field.type;
-        const char pattern[] = {'%', field.alternate ? '#' : '.', field.alternate ? '.' : '*', field.alternate ? '*' : type,
-                                field.alternate ? type : '\0', '\0'};
+        const char pattern[] = {'%',
+                                field.alternate ? '#' : '.',
+                                field.alternate ? '.' : '*',
+                                field.alternate ? '*' : type,
+                                field.alternate ? type : '\0',
+                                '\0'};
         char buffer[700];
         std::snprintf(buffer, sizeof buffer, pattern, static_cast<int>(precision), shown);
         digits = buffer;
@@ -161,8 +165,8 @@ Text format_percent(Context& context, const Text& pattern, const Value& values) 
             at = end + 1;
         }
         Field field;
-        for (; at < text.size() && std::string_view("-+ #0").find(text[at]) != std::string_view::npos; ++at) switch (
-                text[at]) {
+        for (; at < text.size() && std::string_view("-+ #0").find(text[at]) != std::string_view::npos; ++at)
+            switch (text[at]) {
                 case '-':
                     field.align = '<';
                     break;
@@ -240,8 +244,7 @@ Text format_percent(Context& context, const Text& pattern, const Value& values) 
                 Field plain = field;
                 plain.width = 0;
                 plain.zero = false;
-                const int64_t whole =
-                    value.is(Kind::real) ? static_cast<int64_t>(value.as_real()) : value.as_integer();
+                const int64_t whole = value.is(Kind::real) ? static_cast<int64_t>(value.as_real()) : value.as_integer();
                 // At least `precision` digits.
                 Field digits = plain;
                 digits.width = std::max<int64_t>(field.precision, 0) + (whole < 0 || field.sign != '-');
@@ -266,7 +269,8 @@ Text format_percent(Context& context, const Text& pattern, const Value& values) 
                 context.fail("a format string has no '%", field.type, "'");
         }
     }
-    if (!by_name && !values.is(Kind::dict) && !values.is(Kind::undefined) && next < (several ? values.sequence().items.size() : 1) &&
+    if (!by_name && !values.is(Kind::dict) && !values.is(Kind::undefined) && !values.is(Kind::range) &&
+        next < (several ? values.sequence().items.size() : 1) &&
         !(values.is(Kind::sequence) && values.sequence().flavour == Flavour::list))
         context.fail("not all values were used by a format string");
     return out;
@@ -316,7 +320,10 @@ Text format_value(Context& context, const Value& value, const std::string& spec)
         if (field.precision >= 0) context.fail("the format '", spec, "' of a float needs a type");
         std::string digits = float_repr(std::abs(value.as_real()));
         if (field.thousands) digits = with_thousands(digits);
-        return padded_number(context, field, std::signbit(value.as_real()) ? "-" : field.sign == '-' ? "" : std::string(1, field.sign),
+        return padded_number(context, field,
+                             std::signbit(value.as_real()) ? "-"
+                             : field.sign == '-'           ? ""
+                                                           : std::string(1, field.sign),
                              digits);
     }
     if (!value.is(Kind::string) || (field.type && field.type != 's') || field.align == '=')

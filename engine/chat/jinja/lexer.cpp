@@ -25,7 +25,8 @@ std::string normalized(std::string_view source) {
 
 class Lexer {
  public:
-    Lexer(std::string_view source, const std::string& name) : source_(normalized(source)), text_(source_), name_(name) {}
+    Lexer(std::string_view source, const std::string& name)
+        : source_(normalized(source)), text_(source_), name_(name) {}
 
     std::vector<Token> run() {
         while (at_ < text_.size()) root();
@@ -84,9 +85,7 @@ class Lexer {
         count_lines(text);
     }
 
-    void count_lines(std::string_view text) {
-        line_ += static_cast<int>(std::count(text.begin(), text.end(), '\n'));
-    }
+    void count_lines(std::string_view text) { line_ += static_cast<int>(std::count(text.begin(), text.end(), '\n')); }
 
     void text_before_tag(std::string_view text, char sign, bool variable) {
         std::string_view kept = text;
@@ -199,8 +198,8 @@ class Lexer {
         for (const std::string_view two : {"//", "**", "==", "!=", ">=", "<="})
             if (here(two, at_)) return push(TokenKind::op, at_ + 2);
         if (std::string_view("+-/*%~[](){}><=.:|,;").find(c) == std::string_view::npos)
-            syntax_error(name_, line_, "unexpected character '",
-                         text_.substr(at_, code_point_at(text_, at_).length), "'");
+            syntax_error(name_, line_, "unexpected character '", text_.substr(at_, code_point_at(text_, at_).length),
+                         "'");
         bracket(c, open);
         push(TokenKind::op, at_ + 1);
     }

@@ -35,8 +35,8 @@ Value split_method(Evaluator& evaluator, const Value& self, Arguments& arguments
     Context& context = evaluator.context();
     const auto [separator, most] = arguments.bind<2>(context, "split", {"sep", "maxsplit"});
     const std::string* by = given(separator) ? &string_argument(context, *separator, "split").bytes() : nullptr;
-    return list_of(context, split(context, self.text(), by, most ? integer_argument(context, *most, "split") : -1,
-                                  from_right));
+    return list_of(context,
+                   split(context, self.text(), by, most ? integer_argument(context, *most, "split") : -1, from_right));
 }
 
 Value splitlines(Evaluator& evaluator, const Value& self, Arguments& arguments) {
@@ -55,7 +55,8 @@ Value partition(Evaluator& evaluator, const Value& self, Arguments& arguments) {
     context.touch(text.size());
     const size_t at = from_right ? text.bytes().rfind(by.bytes()) : text.bytes().find(by.bytes());
     if (at == std::string::npos)
-        return list_of(context, from_right ? std::vector<Text>{Text(), Text(), text} : std::vector{text, Text(), Text()},
+        return list_of(context,
+                       from_right ? std::vector<Text>{Text(), Text(), text} : std::vector{text, Text(), Text()},
                        Flavour::tuple);
     return list_of(context, {text.slice(0, at), by, text.slice(at + by.size(), text.size())}, Flavour::tuple);
 }
@@ -213,8 +214,8 @@ Value justify(Evaluator& evaluator, const Value& self, Arguments& arguments) {
     const auto [width, fill] = arguments.bind<2>(context, "ljust", {"width", "fillchar"}, 1);
     const std::string with = fill ? string_argument(context, *fill, "ljust").bytes() : " ";
     if (code_points(with) != 1) context.fail("the fill character must be one character");
-    return make_string(context, pad(context, self.text(), integer_argument(context, *width, "ljust"), with, in_front,
-                                    behind));
+    return make_string(context,
+                       pad(context, self.text(), integer_argument(context, *width, "ljust"), with, in_front, behind));
 }
 
 Value zfill(Evaluator& evaluator, const Value& self, Arguments& arguments) {

@@ -153,7 +153,7 @@ bool compare(Context& context, Comparison comparison, const Value& a, const Valu
             const Value &left = swapped ? b : a, &right = swapped ? a : b;
             if (left.is_number() && right.is_number())
                 return left.is_integral() && right.is_integral() ? left.as_integer() <= right.as_integer()
-                                                                : left.as_real() <= right.as_real();
+                                                                 : left.as_real() <= right.as_real();
             return !less(context, right, left);
         }
         case Comparison::in:

@@ -80,14 +80,14 @@ ExpressionPtr Parser::comparison() {
         std::string_view op;
         Comparison comparison;
     };
-    constexpr Known known[] = {{"==", Comparison::equal},      {"!=", Comparison::unequal},
-                               {"<", Comparison::less},        {"<=", Comparison::less_equal},
-                               {">", Comparison::greater},     {">=", Comparison::greater_equal}};
+    constexpr Known known[] = {{"==", Comparison::equal},  {"!=", Comparison::unequal},
+                               {"<", Comparison::less},    {"<=", Comparison::less_equal},
+                               {">", Comparison::greater}, {">=", Comparison::greater_equal}};
     ExpressionPtr first = sum();
     ExpressionPtr out;
     while (true) {
-        const auto it = std::find_if(std::begin(known), std::end(known),
-                                     [&](const Known& one) { return here().is_op(one.op); });
+        const auto it =
+            std::find_if(std::begin(known), std::end(known), [&](const Known& one) { return here().is_op(one.op); });
         Comparison found{};
         if (it != std::end(known)) {
             found = it->comparison;

@@ -92,13 +92,13 @@ class Parser {
     std::vector<Token> tokens_;
     size_t at_ = 0;
     int nesting_ = 0;
-    int soft_ = 0;   // inside of a condition: an unknown filter is an error only when it is reached
+    int soft_ = 0;  // inside of a condition: an unknown filter is an error only when it is reached
     struct Unknown {
         int line;
         std::string what;
     };
     std::vector<Unknown> unknown_;  // filters and tests that are errors even where they are never reached
-    int loops_ = 0;  // around this place, inside of its macro
+    int loops_ = 0;                 // around this place, inside of its macro
     std::vector<MacroBody*> macros_;
     std::vector<std::string> symbols_;
 };

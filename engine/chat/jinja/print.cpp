@@ -35,7 +35,10 @@ std::string string_repr(std::string_view text) {
         else if (c == '\t')
             std::snprintf(escape, sizeof escape, "\\t");
         else if (!is_printable(c))
-            std::snprintf(escape, sizeof escape, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x",
+            std::snprintf(escape, sizeof escape,
+                          c < 0x100     ? "\\x%02x"
+                          : c < 0x10000 ? "\\u%04x"
+                                        : "\\U%08x",
                           static_cast<unsigned>(c));
         if (escape[0])
             out += escape;

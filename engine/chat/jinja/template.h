@@ -1,5 +1,5 @@
-// Templates in the language of Python's jinja2, as Hugging Face's chat templates use it: trim_blocks, lstrip_blocks, loop
-// controls, `generation` blocks, tojson, raise_exception, strftime_now, and the rules of its immutable sandbox.
+// Templates in the language of Python's jinja2, as Hugging Face's chat templates use it: trim_blocks, lstrip_blocks,
+// loop controls, `generation` blocks, tojson, raise_exception, strftime_now, and the rules of its immutable sandbox.
 #pragma once
 
 #include <ctime>

@@ -27,7 +27,7 @@ size_t code_point_before(std::string_view text, size_t end);  // where the last 
 
 std::string to_upper(std::string_view text);
 std::string to_lower(std::string_view text);
-std::string to_title(std::string_view text);       // str.title
+std::string to_title(std::string_view text);        // str.title
 std::string to_capitalized(std::string_view text);  // str.capitalize
 
 bool is_upper(char32_t code);

@@ -109,8 +109,8 @@ struct SequenceObject : Object {
     SequenceObject(Context& owner, Flavour kind, std::vector<Value> values, bool is_named = false);
     const Flavour flavour;
     const std::vector<Value> items;
-    const bool named = false;     // a pair of groupby: .grouper and .list
-    size_t taken = 0;             // of a generator: elements that are gone
+    const bool named = false;  // a pair of groupby: .grouper and .list
+    size_t taken = 0;          // of a generator: elements that are gone
     bool sized() const { return flavour != Flavour::generator; }
     bool indexed() const { return flavour == Flavour::list || flavour == Flavour::tuple; }
 };
