@@ -10,16 +10,19 @@ cross=build/aarch64
 scripts/packages.sh g++-aarch64-linux-gnu qemu-user
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 
-# The longest tests are left out: emulation is thirty times slower, and they prove nothing about instructions.
-short=(--test-case-exclude='exp is within*,sin and cos*,*threads*,*processes*')
+# Left out: millions of values of one function each, and threads, which emulation makes slow.
+short=(--test-case-exclude='exp *,tanh *,sin and cos*,log *,*threads*')
 
 echo "== x86-64 without AVX (Westmere)"
 cmake --preset release -B "$native" >/dev/null
 cmake --build "$native" --target test_kernels quantplug quantplug_gptq >/dev/null
 westmere=(qemu-x86_64 -cpu Westmere)
 timeout 300 "${westmere[@]}" "$native/tests/test_kernels" "${short[@]}" | tail -3
-if QUANTPLUG_CPU=avx2 "${westmere[@]}" "$native/tests/test_kernels" -tc='no such test' >/dev/null 2>&1; then :; fi
-timeout 300 "${westmere[@]}" "$native/bin/quantplug" generate -m tests/data/tiny/llama-gptq -p "one two" -t 4 --greedy
+generate=("$native/bin/quantplug" generate -m tests/data/tiny/llama -p "one two" -n 6 --temperature 0)
+here=$("${generate[@]}" 2>/dev/null)
+there=$("${westmere[@]}" "${generate[@]}" 2>/dev/null)
+[ "$here" = "$there" ] || { echo "generate differs: '$here' here, '$there' without AVX" >&2; exit 1; }
+echo "generate: the same text as on this processor"
 
 echo "== aarch64"
 prefix=$cross/prefix
@@ -32,4 +35,4 @@ cmake -G Ninja -S . -B "$cross" -DCMAKE_BUILD_TYPE=Release -DCMAKE_TOOLCHAIN_FIL
 cmake --build "$cross" >/dev/null
 arm=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
 timeout 600 "${arm[@]}" "$cross/tests/test_kernels" "${short[@]}" | tail -3
-timeout 600 "${arm[@]}" "$cross/tests/test_engine" "${short[@]}" | tail -3
+timeout 600 "${arm[@]}" "$cross/tests/test_engine" | tail -3
