@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -37,18 +38,20 @@ std::string dumped(const OrderedJson& json) { return json.dump(-1, ' ', false, O
 
 template <typename Request>
 void read(Request& out, const OrderedJson& json) {
-    for (const auto& [key, value] : json.items()) {
+    for (const auto& item : json.items()) {
+        const std::string& key = item.key();
+        const OrderedJson& value = item.value();
         const auto text = [&](std::string& into) {
             if (value.is_null()) return;
             if (!value.is_string()) fail(Code::invalid_argument, "'", key, "' of the chat request is no string");
-            into = value.template get<std::string>();
+            into = value.get<std::string>();
             if (into.empty()) fail(Code::invalid_argument, "'", key, "' of the chat request is empty");
         };
         const auto flag = [&](bool& into) {
             if (value.is_null()) return;
             if (!value.is_boolean())
                 fail(Code::invalid_argument, "'", key, "' of the chat request is neither true nor false");
-            into = value.template get<bool>();
+            into = value.get<bool>();
         };
         if (key == "messages")
             out.messages = value;
@@ -323,7 +326,7 @@ std::string Chat::describe() const {
     for (const auto& entry : templates_.entries) out["templates"].push_back(entry.name);
     const auto* entry = templates_.choose(false);
     out["source"] = nullptr;
-    if (entry) out["source"] = entry->file;
+    if (entry) out["source"] = std::filesystem::path(entry->file).filename().string();
     out["modes"] = OrderedJson::array();
     for (const ChatMode& mode : chat_modes()) out["modes"].push_back(mode.name);
     out["tool_format"] = nullptr;

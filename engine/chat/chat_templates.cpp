@@ -43,7 +43,7 @@ void add_special_tokens(const Json& config, ChatTemplates& out) {
             content = &*it;
         }
         if (!content->is_string()) continue;
-        const auto same = [&](const auto& one) { return one.first == key; };
+        const auto same = [&name = key](const auto& one) { return one.first == name; };
         if (std::none_of(out.special_tokens.begin(), out.special_tokens.end(), same))
             out.special_tokens.emplace_back(key, content->get<std::string>());
     }

@@ -83,8 +83,8 @@ TEST_CASE("engine: every answer of a loaded plugin is the one its request gets a
             });
         } while (submitted < requests.size() || active > 0);
         REQUIRE(answers.size() == requests.size());
-        for (const auto& [id, answer] : answers) {
-            const size_t at = index.at(id);
+        for (const auto& [number, answer] : answers) {
+            const size_t at = index.at(number);
             CAPTURE(at);
             const Answer lone = alone(plugin, tiny(name), requests[at]);
             CHECK(answer.ids == lone.ids);

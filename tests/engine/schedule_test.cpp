@@ -94,7 +94,8 @@ engine::ScheduleStatus random_company(const Company& company, int n_requests, ui
         if (requests.below(20) == 0) REQUIRE(model->blocks().check() == "");
     }
     int cancelled = 0;
-    for (auto& [id, entry] : all) {
+    for (auto& [number, entry] : all) {
+        const uint64_t id = number;
         CAPTURE(id);
         cancelled += entry.got.finish == Finish::cancelled;
         check_alone(entry.got, entry.request, *lone_model);
@@ -237,7 +238,9 @@ TEST_CASE("schedule: while a long prompt comes in, every step gives every other 
     const int32_t n_long = sanitizer_factor > 1 ? 400 : 1500;
     const uint64_t c = scheduler.submit(greedy(requests.ids(n_long), 5));
     int steps = 0;
-    for (; done < uint64_t(n_long); ++steps) {
+    while (true) {
+        if (done >= uint64_t(n_long)) break;
+        ++steps;
         step();
         CHECK(tokens[a] == 1);
         CHECK(tokens[b] == 1);

@@ -131,7 +131,8 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
     CHECK(submitted.size() == size_t(2 * n_each));
     CHECK(got.size() == submitted.size());
     CHECK(generated.size() == size_t(2 * n_each));
-    for (const auto& [id, request] : submitted) {
+    for (const auto& [number, request] : submitted) {
+        const uint64_t id = number;
         CAPTURE(id);
         check_alone(got[id], request, *lone_model);
     }

@@ -115,7 +115,8 @@ class FakeModel : public qp::Model {
     uint64_t submit(const qp::GenerateParams& params) override {
         const std::lock_guard lock(mutex_);
         const bool odd = std::find(params.prompt.begin(), params.prompt.end(), 35) != params.prompt.end();
-        requests_[++last_number_] = {
+        ++last_number_;
+        requests_[last_number_] = {
             params.max_tokens, odd && last_number_ % 2 == 0 ? 1 : 0, params.prompt.size, 0, params.ignored, false};
         changed_.notify_all();
         return last_number_;
