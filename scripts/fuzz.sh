@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:?usage: scripts/fuzz.sh SECONDS [TARGET ...]}
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(safetensors gguf config tokenizer dynsym)
+[ ${#targets[@]} -gt 0 ] || targets=(safetensors gguf config tokenizer chat dynsym)
 scripts/packages.sh clang libclang-rt-dev
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 cmake --preset fuzz >/dev/null
