@@ -65,7 +65,7 @@ struct Wanted {
 };
 
 struct Step {
-    std::span<const Row> rows;  // decode: one per sequence; prefill: a chunk of one sequence
+    std::span<const Row> rows;  // of decode and of prompts, mixed as the engine likes
     Kv kv;
     std::span<const int32_t> block_table;  // (n_sequences, max_blocks): block ids; position p of sequence s lies in
                                            // block [s][p / block_tokens]

@@ -56,18 +56,18 @@ typedef struct qp_sampling {
     double tfs;             /* 0..1: tail-free sampling's z */
     double mirostat_tau;    /* > 0: the surprise to hold, in bits (mirostat 2.0, arXiv 2007.14966) */
     double mirostat_eta;    /* 0..1: the learning rate */
-    double xtc_probability; /* 0..1: how often all but the least probable of the tokens above the threshold go */
+    double xtc_probability; /* 0..1: how often all but the least probable of the tokens above the threshold go; not where a stop id or a newline would */
     double xtc_threshold;   /* 0..1 */
     double dry_multiplier;  /* >= 0; penalty = multiplier * base^(length - allowed_length) */
     double dry_base;        /* >= 1 */
-    double dynatemp_low, dynatemp_high;   /* temperature by the entropy, from low to high */
+    double dynatemp_low, dynatemp_high;   /* in temperature's place, unless that is 0: by the entropy, from low to high */
     double dynatemp_exponent;
     double smoothing_factor;   /* > 0: quadratic smoothing of the logits */
     double smoothing_curve;    /* >= 1 gives the cubic form; 1 = plain */
     double top_n_sigma;     /* > 0: tokens within so many standard deviations of the largest logit */
     int32_t penalty_range;  /* latest tokens that penalties look at, prompt included; -1 or not set: all */
     int32_t dry_allowed_length;
-    int32_t dry_range;      /* as penalty_range */
+    int32_t dry_range;      /* as penalty_range; 0: none, DRY is off */
     uint32_t min_tokens;
     uint32_t n_bias;
     uint32_t n_banned;
@@ -75,7 +75,7 @@ typedef struct qp_sampling {
     uint32_t reserved;      /* 0 */
     const qp_token_bias* bias;     /* n_bias */
     const int32_t* banned;         /* n_banned ids that are never drawn */
-    const qp_text* dry_breakers;   /* n_dry_breakers texts; a token that contains one ends a repeated sequence */
+    const qp_text* dry_breakers;   /* n_dry_breakers texts; a token that contains one ends a repeated sequence. None: newline, : " * */
     const char* order;             /* sampler names as above, separated by commas; those not named keep their place after the named ones */
 } qp_sampling;
 
