@@ -83,11 +83,12 @@ std::unique_ptr<backend::Model> PluginBackend::load(const backend::LoadParams& p
                                                     backend::Progress& progress) const {
     const ModelFolder folder = ModelFolder::open(params.path);
     const Probe probe = checked_probe(folder);
+    ChatTemplates templates = load_chat_templates(folder.path());  // before the weights: a damaged file is said at once
     std::unique_ptr<engine::Model> model = engine::Model::load(
         folder, *format_, parse_load_options(params.options),
         [&](double fraction, const char* what) { return progress.go_on(fraction, what); }, log_of(*this));
     return std::make_unique<PluginModel>(std::move(model), recommended_sampling(folder), probe.format,
-                                         folder.file_bytes(), load_chat_templates(folder.path()));
+                                         folder.file_bytes(), std::move(templates));
 }
 
 bool PluginBackend::tool(uint32_t index, qp_tool_info& out) const {
