@@ -160,29 +160,31 @@ class Checker {
 
     // What is outside the layers.
     Status ends() const {
-        const int32_t hidden = spec_.hidden_size, embedded = spec_.embedding_size ? spec_.embedding_size : hidden;
-        if (Status status = norm(spec_.final_norm, hidden, 1, {Part::none, Part::none, "final norm"}); !status.ok())
-            return status;
+        if (spec_.embeds) {
+            if (Status status = first_end(); !status.ok()) return status;
+        }
+        return spec_.has_head ? last_end() : Status{};
+    }
+
+ private:
+    int32_t embedded() const { return spec_.embedding_size ? spec_.embedding_size : spec_.hidden_size; }
+
+    // What turns tokens into the residual stream.
+    Status first_end() const {
+        const int32_t hidden = spec_.hidden_size;
         if (Status status = norm(spec_.embedding_norm, hidden, 1, {Part::none, Part::none, "embedding norm"});
             !status.ok())
             return status;
-        if (Status status = matrix(spec_.embedding, embedded, spec_.n_vocab, {Part::none, Part::none, "embedding"});
+        if (Status status = matrix(spec_.embedding, embedded(), spec_.n_vocab, {Part::none, Part::none, "embedding"});
             !status.ok())
             return status;
-        if (Status status = matrix(spec_.head, embedded, spec_.n_vocab, {Part::none, Part::none, "head"}); !status.ok())
-            return status;
-        if (spec_.embedding_size && (spec_.project_in.id || embedded != hidden)) {
-            if (Status status = matrix(spec_.project_in, embedded, hidden, {Part::none, Part::none, "project_in"});
+        if (spec_.embedding_size && (spec_.project_in.id || embedded() != hidden)) {
+            if (Status status = matrix(spec_.project_in, embedded(), hidden, {Part::none, Part::none, "project_in"});
                 !status.ok())
                 return status;
         }
-        if (spec_.embedding_size && (spec_.project_out.id || embedded != hidden)) {
-            if (Status status = matrix(spec_.project_out, hidden, embedded, {Part::none, Part::none, "project_out"});
-                !status.ok())
-                return status;
-        }
-        if (!spec_.embedding_size && (spec_.project_in.id || spec_.project_out.id))
-            return invalid("the model has a project_in or project_out and no embedding_size");
+        if (!spec_.embedding_size && spec_.project_in.id)
+            return invalid("the model has a project_in and no embedding_size");
         if (!spec_.positions.id) return {};
         int32_t width = 0, count = 0;
         if (!handles_.matrix_size(spec_.positions, &width, &count) || width != hidden)
@@ -194,7 +196,24 @@ class Checker {
         return {};
     }
 
- private:
+    // What turns the residual stream into logits.
+    Status last_end() const {
+        const int32_t hidden = spec_.hidden_size;
+        if (Status status = norm(spec_.final_norm, hidden, 1, {Part::none, Part::none, "final norm"}); !status.ok())
+            return status;
+        if (Status status = matrix(spec_.head, embedded(), spec_.n_vocab, {Part::none, Part::none, "head"});
+            !status.ok())
+            return status;
+        if (spec_.embedding_size && (spec_.project_out.id || embedded() != hidden)) {
+            if (Status status = matrix(spec_.project_out, hidden, embedded(), {Part::none, Part::none, "project_out"});
+                !status.ok())
+                return status;
+        }
+        if (!spec_.embedding_size && spec_.project_out.id)
+            return invalid("the model has a project_out and no embedding_size");
+        return {};
+    }
+
     const ModelSpec& spec_;
     const Handles& handles_;
 };

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,21 +48,42 @@ struct Kv {
 /// already, or in earlier rows of this step. position < ModelSpec::max_positions, 0 <= token < n_vocab: refused
 /// otherwise.
 struct Row {
-    int32_t sequence = 0, token = 0, position = 0;
+    int32_t sequence = 0, token = 0, position = 0;  // token below 0: chosen_before()
     /// Tokens that the sequence is known to have: those of the whole prompt in every row of a prefill, position + 1 (or
     /// 0) in decode. Read by ropes that depend on the length only.
     int32_t length = 0;
 };
+
+/// As Row::token: the id that the i-th Wanted of the step submitted before this one chose. It was an argmax of the same
+/// device, and that step may still be under way.
+constexpr int32_t chosen_before(int32_t i) { return -1 - i; }
+
+/// A change of one logit before candidates are taken: z' = (z > 0 ? z / repeat : z * repeat) + add, each operation rounded
+/// to FP32. A ban adds -infinity.
+struct Adjust {
+    int32_t token = 0;
+    float repeat = 1, add = 0;
+};
+struct Candidate {
+    int32_t token = -1;  // -1: there were fewer
+    float logit = 0;     // as computed, without adjustments
+};
+constexpr int32_t max_candidates = 256;  // of one Wanted
 
 struct Wanted {
     enum What : uint8_t {
         argmax,      // StepResult::tokens gets the id (ties: the lowest), values its log-probability
         logits,      // values gets n_vocab logits
         logprob_of,  // values gets the natural log of the probability of `token`
+        candidates,  // StepResult::candidates gets the n ids below Step::n_sampled with the largest adjusted logits,
+                     // largest first, ties to the lower id; values gets ln sum exp of the logits of all ids, then of the
+                     // adjusted logits of ids below n_sampled
     };
     int32_t row = 0;  // index into Step::rows
     What what = logits;
-    int32_t token = 0;  // logprob_of
+    int32_t token = 0;                        // logprob_of
+    int32_t n = 0;                            // candidates: 1 .. max_candidates
+    int32_t first_adjust = 0, n_adjusts = 0;  // candidates: of Step::adjusts, each id at most once
 };
 
 struct Step {
@@ -72,11 +94,16 @@ struct Step {
     int32_t max_blocks = 0;
     std::span<const Wanted> wanted;  // empty: prefill that is not at its end
     bool prefill = false;
+    std::span<const Adjust> adjusts = {};
+    int32_t n_sampled = 0;                  // ids below it may be drawn; 0: n_vocab
+    std::span<const float> hidden_in = {};  // (rows, hidden_size), where ModelSpec::embeds is false
 };
 
 struct StepResult {
     std::vector<int32_t> tokens;  // argmax, in the order of Step::wanted
-    std::vector<float> values;    // in the order of Step::wanted: n_vocab for logits, one otherwise
+    std::vector<float> values;    // in the order of Step::wanted: n_vocab for logits, two for candidates, one otherwise
+    std::vector<Candidate> candidates;  // n for each Wanted of that kind, in their order
+    std::vector<float> hidden;          // (rows, hidden_size): the residual stream, where ModelSpec::has_head is false
 };
 struct Ticket {
     uint64_t id = 0;
@@ -118,6 +145,24 @@ class QP_KERNELS_API Device {
     virtual ~Device() = default;               // frees all that the handles hold
     virtual std::string describe() const = 0;  // e.g. "cpu (avx2, 2 threads)"
 
+    /// Rows of one step beyond which more bring nothing.
+    virtual int32_t max_rows() const { return 128; }
+    /// Rows of different numbers may differ in their last bits for equal tokens before them: the device computes them in
+    /// different ways. A function of the row alone.
+    virtual int32_t path(int32_t position, int32_t length) const {
+        (void)position, (void)length;
+        return 0;
+    }
+
+    // Parts: a split device has several, each with its memory and its layers (LayerSpec::device). Plans, `memory`,
+    // `free_memory`, `reserve`, `pack` and `upload` are about the selected one.
+    virtual int32_t n_parts() const { return 1; }
+    virtual void select(int32_t part) { (void)part; }
+    /// Bytes that can be allocated on the device now; nothing where it allocates from the host's memory.
+    virtual std::optional<uint64_t> free_memory() const { return std::nullopt; }
+    /// Room for `weights` bytes in one piece; a device without it takes memory as it comes.
+    virtual Status reserve(uint64_t weights) { return weights == UINT64_MAX ? Status::error(resource_exhausted, "the weights do not fit") : Status{}; }
+
     // Plans: computed from shapes alone; equal to what is then allocated.
     virtual uint64_t matrix_bytes(const MatrixShape& shape) const = 0;
     virtual uint64_t kv_bytes(const ModelSpec& spec, const KvSpec& kv) const = 0;
@@ -151,8 +196,17 @@ QP_KERNELS_API Status make_cpu_device(int32_t threads, std::unique_ptr<Device>* 
 /// Plain loops in double precision, for tests: no fusion, no packing.
 QP_KERNELS_API std::unique_ptr<Device> make_reference_device();
 
-/// Names of the CUDA devices of this machine; empty without a driver, a card or the CUDA room.
+/// Names of the CUDA devices of this machine that can be used; empty without a driver, a card or the CUDA room.
 QP_KERNELS_API std::vector<std::string> cuda_devices();
+
+/// UNAVAILABLE with the reason in one sentence: a build without CUDA, no driver, too old a driver, no such card, a card
+/// below compute capability 7.5, or a fault that CUDA had in this process before.
+QP_KERNELS_API Status make_cuda_device(int32_t ordinal, std::unique_ptr<Device>* out);
+
+/// A model over several devices, layer by layer: stages[i] has the layers whose LayerSpec::device is i, which must not
+/// fall; the first has the embedding, the last the head. The residual stream passes from one to the next through the
+/// host's memory.
+QP_KERNELS_API Status make_split_device(std::vector<std::unique_ptr<Device>> stages, std::unique_ptr<Device>* out);
 
 }  // namespace QP_KERNELS_NS
 }  // namespace quantplug::kernels

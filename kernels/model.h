@@ -116,6 +116,9 @@ struct ModelSpec {
     float logit_scale = 1;
     float logit_softcap = 0;  // c: c * tanh(z / c), after the scale; 0: none
     Compute compute = Compute::standard;
+    /// A stage of a model that is split over devices: without the embedding (and all before the first layer) it starts
+    /// from Step::hidden_in, without the head it ends in StepResult::hidden.
+    bool embeds = true, has_head = true;
 };
 
 }  // namespace QP_KERNELS_NS

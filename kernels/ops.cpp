@@ -33,6 +33,10 @@ bool BlockOps::expect(const ModelSpec& spec, const LayerSpec* layer, Activations
 
 Activations BlockOps::embed(const ModelSpec& spec) {
     if (!expect(spec, nullptr, handle(Slot::none), Slot::none)) return {};
+    if (!spec.embeds) {
+        load_hidden(Slot::residual);
+        return handle(Slot::residual);
+    }
     if (spec.project_in.id) {
         embed_rows(spec.embedding, spec.embedding_scale, Slot::embedded);
         project(spec.project_in, Slot::embedded, Slot::residual, 0, Store::set);
@@ -199,6 +203,7 @@ void BlockOps::run_experts(const ModelSpec& spec, const LayerSpec& layer) {
 void BlockOps::head_sample(const ModelSpec& spec, Activations x) {
     if (!expect(spec, nullptr, x, Slot::residual)) return;
     sampled_ = true;
+    if (!spec.has_head) return store_hidden(Slot::residual);
     for (size_t first = 0; first < step_->wanted.size(); first += size_t(wanted_rows())) {
         const auto piece = step_->wanted.subspan(first, std::min(step_->wanted.size() - first, size_t(wanted_rows())));
         select(Slot::residual, piece, spec.hidden_size, Slot::wanted);

@@ -58,6 +58,8 @@ class BlockOps : public Ops {
 
  protected:
     // Every primitive covers all rows of its input slot.
+    virtual void load_hidden(Slot out) = 0;   // out = Step::hidden_in
+    virtual void store_hidden(Slot x) = 0;    // StepResult::hidden = x, all rows
     virtual void embed_rows(Matrix embedding, float scale,
                             Slot out) = 0;  // out[r] = scale * embedding row of Step::rows[r].token
     virtual void add_positions(Matrix table, int32_t offset,
@@ -112,6 +114,7 @@ class BlockOps : public Ops {
     /// residual += or := what the layer's form makes of the sub-layer's output `from` W.
     void add_branch(const ModelSpec&, const LayerSpec&, const NormSpec& post_norm, Matrix w, Slot from);
 
+ protected:
     Status status_;
     bool sampled_ = false;
     const LayerSpec* mlp_taken_ = nullptr;  // the parallel layer whose MLP has read its input

@@ -53,6 +53,11 @@ Status check_step(const ModelSpec& spec, const Step& step, const KvSpec& kv, int
         return invalid("a block table of " + text(int64_t(step.block_table.size())) +
                        " entries is not a multiple of max_blocks " + text(step.max_blocks));
     }
+    const uint64_t n_hidden = spec.embeds ? 0 : uint64_t(step.rows.size()) * count_of(spec.hidden_size);
+    if (step.hidden_in.size() != n_hidden) {
+        return invalid("a step has " + text(int64_t(step.hidden_in.size())) + " hidden values, its rows take " +
+                       text(int64_t(n_hidden)));
+    }
     const int64_t n_sequences = int64_t(step.block_table.size() / size_t(step.max_blocks));
     slots.clear();
     slots.resize(step.rows.size());

@@ -7,6 +7,18 @@ namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cpu {
 
+void CpuOps::load_hidden(Slot out) {
+    const size_t width = size_t(spec_->hidden_size);
+    for (int32_t r = 0; r < n_rows_; ++r)
+        std::memcpy(row(out, r), step_->hidden_in.data() + size_t(r) * width, width * sizeof(float));
+}
+
+void CpuOps::store_hidden(Slot x) {
+    const size_t width = size_t(spec_->hidden_size);
+    result_->hidden.reserve(size_t(n_rows_) * width);
+    for (int32_t r = 0; r < n_rows_; ++r) result_->hidden.insert(result_->hidden.end(), row(x, r), row(x, r) + width);
+}
+
 void CpuOps::embed_rows(Matrix embedding, float scale, Slot out) {
     const PackedMatrix& matrix = matrices[embedding.id];
     for_rows(n_rows_, [&](int32_t r) {

@@ -113,6 +113,8 @@ class CpuOps final : public BlockOps {
 
  private:
     // embed_head.cpp
+    void load_hidden(Slot out) override;
+    void store_hidden(Slot x) override;
     void embed_rows(Matrix embedding, float scale, Slot out) override;
     void add_positions(Matrix table, int32_t offset, Slot x) override;
     int32_t wanted_rows() const override { return wanted_block; }

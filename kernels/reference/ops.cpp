@@ -85,6 +85,17 @@ int32_t ReferenceOps::rows(Slot slot) const {
     }
 }
 
+void ReferenceOps::load_hidden(Slot out) {
+    const size_t width = size_t(spec_->hidden_size);
+    for (int32_t r = 0; r < rows(out); ++r)
+        std::copy_n(step_->hidden_in.begin() + ptrdiff_t(size_t(r) * width), width, row(out, r));
+}
+
+void ReferenceOps::store_hidden(Slot x) {
+    for (int32_t r = 0; r < rows(x); ++r)
+        for (int32_t i = 0; i < spec_->hidden_size; ++i) result_->hidden.push_back(float(row(x, r)[i]));
+}
+
 void ReferenceOps::embed_rows(Matrix embedding, float scale, Slot out) {
     const PlainMatrix& matrix = matrices[embedding.id];
     for (int32_t r = 0; r < rows(out); ++r) {

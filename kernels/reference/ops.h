@@ -53,6 +53,8 @@ class ReferenceOps final : public BlockOps {
     }
     int32_t rows(Slot slot) const;
 
+    void load_hidden(Slot out) override;
+    void store_hidden(Slot x) override;
     void embed_rows(Matrix embedding, float scale, Slot out) override;
     void add_positions(Matrix table, int32_t offset, Slot x) override;
     void norm(const NormSpec&, Slot x, int32_t width, Slot out) override;
