@@ -64,6 +64,10 @@ struct Adjust {
     int32_t token = 0;
     float repeat = 1, add = 0;
 };
+inline float adjusted(float z, const Adjust& a) {
+    const float repeated = z > 0 ? z / a.repeat : z * a.repeat;
+    return repeated + a.add;
+}
 struct Candidate {
     int32_t token = -1;  // -1: there were fewer
     float logit = 0;     // as computed, without adjustments
@@ -76,7 +80,7 @@ struct Wanted {
         logits,      // values gets n_vocab logits
         logprob_of,  // values gets the natural log of the probability of `token`
         candidates,  // StepResult::candidates gets the n ids below Step::n_sampled with the largest adjusted logits,
-                     // largest first, ties to the lower id; values gets ln sum exp of the logits of all ids, then of the
+                     // largest first, ties to the lower id, NaN and -infinity never; values gets ln sum exp of the logits of all ids, then of the
                      // adjusted logits of ids below n_sampled
     };
     int32_t row = 0;  // index into Step::rows
@@ -147,6 +151,10 @@ class QP_KERNELS_API Device {
 
     /// Rows of one step beyond which more bring nothing.
     virtual int32_t max_rows() const { return 128; }
+    /// Candidates are cheaper to get than a row of logits: it would cross a bus.
+    virtual bool prefers_candidates() const { return false; }
+    /// Idles between two steps unless the next one is submitted before this one's results are waited for.
+    virtual bool runs_ahead() const { return false; }
     /// Rows of different numbers may differ in their last bits for equal tokens before them: the device computes them in
     /// different ways. A function of the row alone.
     virtual int32_t path(int32_t position, int32_t length) const {
@@ -183,7 +191,8 @@ class QP_KERNELS_API Device {
     /// Forgets positions >= n_tokens of one sequence, whose blocks these are (stops, rewinding, speculation).
     virtual Status truncate(Kv kv, std::span<const int32_t> blocks, int32_t n_tokens) = 0;
 
-    virtual Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) = 0;  // refusals come from wait
+    /// Two steps may be under way. Refusals come from wait. What `step` points to lives until the wait.
+    virtual Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) = 0;
     virtual Status wait(Ticket ticket, StepResult* out) = 0;                               // once per ticket
     virtual bool finished(Ticket ticket) = 0;
 };

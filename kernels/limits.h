@@ -23,5 +23,9 @@ QP_KERNELS_API Status measure_limits(int32_t threads, Limits* out);
 /// read_gb_per_s alone.
 QP_KERNELS_API Status measure_read(int32_t threads, double* gb_per_s);
 
+/// Of a CUDA device's own memory: bytes read and written by a copy within it, beyond any cache, 10^9 a second; the best
+/// of several runs, at most a second in all. UNAVAILABLE as make_cuda_device.
+QP_KERNELS_API Status measure_cuda_copy(int32_t ordinal, double* gb_per_s);
+
 }  // namespace QP_KERNELS_NS
 }  // namespace quantplug::kernels

@@ -31,6 +31,18 @@ bool BlockOps::expect(const ModelSpec& spec, const LayerSpec* layer, Activations
     return status_.ok();
 }
 
+void BlockOps::rope(const RopeSpec&, Slot, int32_t, int32_t, int32_t) { fail(internal, "the device has no rope op"); }
+void BlockOps::append(const ModelSpec&, int32_t, Slot) { fail(internal, "the device has no append op"); }
+void BlockOps::attend(const ModelSpec&, const LayerSpec&, int32_t, Slot, Slot) {
+    fail(internal, "the device has no attend op");
+}
+bool BlockOps::gather(int32_t, Slot, Slot, Slot) {
+    fail(internal, "the device has no gather op");
+    return false;
+}
+void BlockOps::scatter(int32_t, Slot, Slot, Slot) { fail(internal, "the device has no scatter op"); }
+void BlockOps::clear(Slot, int32_t) { fail(internal, "the device has no clear op"); }
+
 Activations BlockOps::embed(const ModelSpec& spec) {
     if (!expect(spec, nullptr, handle(Slot::none), Slot::none)) return {};
     if (!spec.embeds) {

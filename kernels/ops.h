@@ -71,18 +71,20 @@ class BlockOps : public Ops {
     virtual void clamp(Slot x, int32_t width, float limit) = 0;                   // to +-limit, in place
     /// In place, per head; the weight and bias serve every head or hold one piece a head.
     virtual void head_norm(const NormSpec&, Slot x, int32_t column, int32_t n_heads, int32_t head_dim) = 0;
+    // A device that overrides rope_append_attend has no need of these three.
     virtual void rope(const RopeSpec&, Slot x, int32_t column, int32_t n_heads,
-                      int32_t head_dim) = 0;                             // in place, by position
-    virtual void append(const ModelSpec&, int32_t layer, Slot qkv) = 0;  // keys and values of all rows into the cache
-    virtual void attend(const ModelSpec&, const LayerSpec&, int32_t layer, Slot qkv, Slot out) = 0;
+                      int32_t head_dim);                             // in place, by position
+    virtual void append(const ModelSpec&, int32_t layer, Slot qkv);  // keys and values of all rows into the cache
+    virtual void attend(const ModelSpec&, const LayerSpec&, int32_t layer, Slot qkv, Slot out);
     virtual void activate(Activation, Slot gate, Slot up,
                           int32_t width) = 0;  // gate = act(gate) * up; up none: act(gate)
 
     // Experts. The rows of the expert slots are those that chose the expert of the latest `gather`.
     virtual void route(const MoeSpec&, Slot chosen) = 0;                        // router logits -> weights, in place
-    virtual bool gather(int32_t expert, Slot chosen, Slot x, Slot out) = 0;     // false: no row chose it
-    virtual void scatter(int32_t expert, Slot chosen, Slot from, Slot to) = 0;  // to[row] += weight * from
-    virtual void clear(Slot x, int32_t width) = 0;
+    // A device that overrides run_experts has no need of these three.
+    virtual bool gather(int32_t expert, Slot chosen, Slot x, Slot out);     // false: no row chose it
+    virtual void scatter(int32_t expert, Slot chosen, Slot from, Slot to);  // to[row] += weight * from
+    virtual void clear(Slot x, int32_t width);
     virtual void add_gated(Slot from, Slot gate, int32_t width, Slot to) = 0;  // to += sigmoid(gate[:, 0]) * from
 
     // Step::wanted in pieces of at most wanted_rows(): out[i] = x[wanted[first + i].row], then logits to results
@@ -103,18 +105,17 @@ class BlockOps : public Ops {
     /// belongs there.
     bool expect(const ModelSpec& spec, const LayerSpec* layer, Activations got, Slot slot);
     void fail(int32_t code, const char* message);
+    void head_norms(const ModelSpec&, const LayerSpec&);
 
     const ModelSpec* spec_ = nullptr;
     const Step* step_ = nullptr;
     StepResult* result_ = nullptr;
 
  private:
-    void head_norms(const ModelSpec&, const LayerSpec&);
     void mlp_norm(const ModelSpec&, const LayerSpec&);
     /// residual += or := what the layer's form makes of the sub-layer's output `from` W.
     void add_branch(const ModelSpec&, const LayerSpec&, const NormSpec& post_norm, Matrix w, Slot from);
 
- protected:
     Status status_;
     bool sampled_ = false;
     const LayerSpec* mlp_taken_ = nullptr;  // the parallel layer whose MLP has read its input

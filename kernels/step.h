@@ -45,10 +45,28 @@ Status check_kv(const ModelSpec& spec, const KvSpec& kv);
 Status check_quant(const QuantSource& source);
 Status check_dense(const DenseSource& source);
 
-/// Rows, tokens, positions, the block table and what is wanted. `slots` is working space of the caller (reserve
-/// max_rows + sequences).
+/// What a device keeps of the step submitted last, for the rows of the next one: chosen_before().
+struct StepBefore {
+    bool failed = true;                // or cancelled, or there was none
+    std::vector<Wanted::What> wanted;  // of each
+};
+
+/// Notes a step that has succeeded: the ids of its argmaxes, by Wanted, for a device that has them in host memory.
+void keep_chosen(const Step& step, const StepResult& result, StepBefore& before, std::vector<int32_t>& chosen);
+
+/// Rows with the tokens of the step before in place of references to them; checked ones.
+class KnownRows {
+ public:
+    std::span<const Row> fill(std::span<const Row> rows, std::span<const int32_t> chosen);
+
+ private:
+    std::vector<Row> rows_;
+};
+
+/// Rows, tokens, positions, the block table, what is wanted and its adjustments. `slots` is working space of the caller
+/// (reserve max_rows + sequences). Without `before` no row may have a token of the step before.
 Status check_step(const ModelSpec& spec, const Step& step, const KvSpec& kv, int32_t max_rows, int32_t max_wanted,
-                  std::vector<int64_t>& slots);
+                  std::vector<int64_t>& slots, const StepBefore* before = nullptr);
 
 }  // namespace QP_KERNELS_NS
 }  // namespace quantplug::kernels

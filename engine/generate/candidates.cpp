@@ -12,8 +12,6 @@ namespace {
 
 constexpr float lowest = std::numeric_limits<float>::lowest();
 
-bool before(const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
-
 }  // namespace
 
 float Candidates::weight_of(float distance) { return exp_one(distance); }
@@ -35,6 +33,23 @@ float Candidates::assign(std::span<const float> logits) {
     return most;
 }
 
+void Candidates::assign(std::span<const Candidate> ranked) {
+    items_.assign(ranked.begin(), ranked.end());
+    first_ = 0;
+    end_ = items_.size();
+    in_id_order_ = false;
+    forget_ranks();
+    sorted_ = split_ = end_;
+}
+
+void Candidates::settle() {
+    size_t n = 0;
+    for (const Candidate& c : all())
+        if (c.logit > -INFINITY && ++n > few) return;
+    while (extend()) {
+    }
+}
+
 void Candidates::forget_ranks() {
     sorted_ = split_ = first_;
     width_ = 0;
@@ -42,9 +57,15 @@ void Candidates::forget_ranks() {
 }
 
 void Candidates::changed(bool keeps_order) {
-    const size_t sorted = sorted_;
+    size_t sorted = sorted_;
     forget_ranks();
-    if (keeps_order) sorted_ = split_ = sorted;
+    if (!keeps_order || sorted == first_) return;
+    // Rounding made equal what was not: equals are ranked anew, those of the last rank with what comes after it.
+    if (const float last = items_[sorted - 1].logit; sorted < end_)
+        while (sorted > first_ && items_[sorted - 1].logit == last) --sorted;
+    const auto begin = items_.begin() + ptrdiff_t(first_), end = items_.begin() + ptrdiff_t(sorted);
+    if (!std::is_sorted(begin, end, ranks_before)) std::sort(begin, end, ranks_before);
+    sorted_ = split_ = sorted;
 }
 
 float Candidates::top() {
@@ -66,6 +87,7 @@ size_t Candidates::count() {
 }
 
 void Candidates::sums(bool with_mean) {
+    settle();
     const float most = top();
     double total = 0, weighted = 0;
     float x[exp_block_size], w[exp_block_size];
@@ -125,9 +147,9 @@ bool Candidates::extend() {
     auto sorted_end = end;
     if (end - begin > 2 * some) {
         sorted_end = begin + some;
-        std::nth_element(begin, sorted_end, end, before);
+        std::nth_element(begin, sorted_end, end, ranks_before);
     }
-    std::sort(begin, sorted_end, before);
+    std::sort(begin, sorted_end, ranks_before);
     sorted_ = size_t(sorted_end - items_.begin());
     return true;
 }
@@ -140,7 +162,7 @@ bool Candidates::has(size_t rank) {
 
 void Candidates::keep_best() {
     const std::span<Candidate> items = all();
-    std::iter_swap(items.begin(), std::min_element(items.begin(), items.end(), before));
+    std::iter_swap(items.begin(), std::min_element(items.begin(), items.end(), ranks_before));
     end_ = sorted_ = split_ = first_ + 1;
     in_id_order_ = false;
     has_mass_ = has_mean_ = false;
@@ -158,24 +180,24 @@ double Candidates::mass_of(size_t begin, size_t end) {
     return sum;
 }
 
-void Candidates::keep_mass(double share) {
-    const double need = share * mass();
+/// Behind the fewest first ones with at least this mass, at least one. What lies before is not sorted, but the last of
+/// it has the lowest rank; behind all where rounding leaves their mass short of it.
+size_t Candidates::reach(double need) {
     double sum = 0;
     size_t at = first_;
-    const auto cut = [&] {
-        end_ = split_ = at;
-        sorted_ = std::min(sorted_, at);
-        has_mass_ = has_mean_ = false;
-    };
     while (at < sorted_) {
         sum += double(weight(items_[at++]));
-        if (sum >= need) return cut();
+        if (sum >= need) return at;
     }
     // Whole bands, unsorted; in the one where the mass is reached, halves.
     size_t end = split_;
     while (true) {
         if (at == end) {
-            if (!split_band()) return;  // rounding: all are needed
+            if (!split_band()) {
+                while (extend()) {
+                }
+                return end_;
+            }
             end = split_;
         }
         const double band = mass_of(at, end);
@@ -186,7 +208,7 @@ void Candidates::keep_mass(double share) {
     while (end - at > 32) {
         const size_t middle = at + (end - at) / 2;
         std::nth_element(items_.begin() + ptrdiff_t(at), items_.begin() + ptrdiff_t(middle),
-                         items_.begin() + ptrdiff_t(end), before);
+                         items_.begin() + ptrdiff_t(end), ranks_before);
         const double half = mass_of(at, middle);
         if (sum + half >= need) {
             end = middle;
@@ -195,12 +217,20 @@ void Candidates::keep_mass(double share) {
             at = middle;
         }
     }
-    std::sort(items_.begin() + ptrdiff_t(at), items_.begin() + ptrdiff_t(end), before);
+    std::sort(items_.begin() + ptrdiff_t(at), items_.begin() + ptrdiff_t(end), ranks_before);
     while (at < end) {
         sum += double(weight(items_[at++]));
         if (sum >= need) break;
     }
-    cut();
+    return at;
+}
+
+void Candidates::keep_mass(double share) {
+    settle();
+    const size_t at = reach(share * mass());
+    end_ = split_ = at;
+    sorted_ = std::min(sorted_, at);
+    has_mass_ = has_mean_ = false;
 }
 
 void Candidates::keep_from(float least) {
@@ -227,6 +257,7 @@ void Candidates::drop_first(size_t n) {
 }
 
 void Candidates::keep_typical(double mass_share) {
+    settle();
     // Surprise minus entropy is mean_logit - logit: the ranks are those of the logits' distances from their mean.
     const double mean = mean_logit(), need = mass_share * mass();
     const float most = top();
@@ -254,42 +285,11 @@ void Candidates::keep_typical(double mass_share) {
 }
 
 const Candidate& Candidates::draw(double u, double* probability) {
-    const float most = top();
-    const size_t n = end_ - first_;
-    const size_t blocks = (n + exp_block_size - 1) / exp_block_size;
-    weights_.resize(blocks * exp_block_size);
-    double total = 0;
-    float x[exp_block_size], w[exp_block_size];
-    for (size_t b = 0; b < blocks; ++b) {
-        for (size_t j = 0; j < exp_block_size; ++j) {
-            const size_t i = b * exp_block_size + j;
-            x[j] = i < n ? items_[first_ + i].logit - most : -INFINITY;
-        }
-        exp_block(x, w);
-        total += sum_block(w);
-        std::copy(w, w + exp_block_size, weights_.begin() + ptrdiff_t(b * exp_block_size));
-    }
-    // Whole blocks first: their sums were added in the same order above.
-    const double target = u * total;
-    double sum = 0;
-    size_t chosen = n;
-    for (size_t b = 0; b < blocks && chosen == n; ++b) {
-        std::copy_n(weights_.begin() + ptrdiff_t(b * exp_block_size), exp_block_size, w);
-        const double with_block = sum + sum_block(w);
-        if (target < with_block || b + 1 == blocks) {
-            double inside = sum;
-            for (size_t j = 0; j < exp_block_size && b * exp_block_size + j < n; ++j) {
-                if (w[j] > 0) chosen = b * exp_block_size + j;  // rounding may leave the target behind the last one
-                inside += double(w[j]);
-                if (w[j] > 0 && target < inside) break;
-            }
-        }
-        sum = with_block;
-    }
-    if (chosen == n)  // nothing in the last block can be drawn, and rounding led there
-        for (chosen = n - 1; weights_[chosen] <= 0;) --chosen;
-    *probability = double(weights_[chosen]) / total;
-    return items_[first_ + chosen];
+    settle();
+    size_t at = reach(u * mass());
+    while (!(weight(items_[at - 1]) > 0)) --at;  // rounding may lead behind the last one
+    *probability = double(weight(items_[at - 1])) / mass();
+    return items_[at - 1];
 }
 
 }  // namespace quantplug::engine

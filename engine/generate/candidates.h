@@ -14,14 +14,26 @@ struct Candidate {
     int32_t id = 0;
 };
 
+/// The order of ranks.
+inline bool ranks_before(const Candidate& a, const Candidate& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
+
 /// Ranks by falling logit, ties to the lower id. A candidate has a finite logit; -infinity is none. Sampling needs the
 /// few first of 100,000 and more, so that ranks are found band by band: a pass over the rest splits off the next band
-/// of logits, which alone is sorted. Memory is kept from one assign to the next.
+/// of logits, which alone is sorted. Sums of up to `few` candidates go by rank: the same bits whether they were cut from
+/// a whole row or given as a list. Memory is kept from one assign to the next.
 class Candidates {
  public:
+    static constexpr size_t few = 256;
+
     /// The index of each value becomes its id. NaN counts as -infinity. Returns the largest value, which may be
     /// infinite: then nothing else here may be used.
     float assign(std::span<const float> logits);
+    /// In their ranks, all finite, at least one.
+    void assign(std::span<const Candidate> ranked);
+    /// What is summed in the order of all() is summed by rank where there are few.
+    void settle();
 
     // ---- changes of the logits. `all` is in no order, but as long as in_id_order() id i is at i.
     bool in_id_order() const { return in_id_order_; }
@@ -47,7 +59,7 @@ class Candidates {
     void drop_first(size_t n);             // after has(n)
     void keep_typical(double mass_share);  // those nearest to mean_logit() with at least this share of the mass
 
-    /// Draws with u in 0..1, and gives the probability of what was drawn.
+    /// Draws with u in 0..1 by falling logit, and gives the probability of what was drawn.
     const Candidate& draw(double u, double* probability);
 
  private:
@@ -55,6 +67,7 @@ class Candidates {
     void forget_ranks();
     void sums(bool with_mean);
     double mass_of(size_t begin, size_t end);
+    size_t reach(double need);
     bool split_band();
     bool extend();
 
@@ -67,7 +80,6 @@ class Candidates {
     bool has_top_ = false, has_mass_ = false, has_mean_ = false;
     float top_ = 0;
     double mass_ = 0, mean_ = 0;
-    std::vector<float> weights_;
     std::unique_ptr<Candidates> nearest_;  // keep_typical's ranks, by distance
     std::vector<Candidate> kept_;
 };

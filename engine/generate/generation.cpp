@@ -47,8 +47,28 @@ Generation::Generation(const Model& model, GenerateRequest request)
     limit_ = request_.max_tokens > 0 ? std::min<int64_t>(request_.max_tokens, room) : room;
     // A row of logits need not be copied where only its largest counts. Ids without a token are never drawn: where
     // there are any, the sampler has to leave them out.
-    if (is_plain_greedy(request_.sampling) && request_.n_top == 0 && model.n_sampled() == model.n_vocab())
-        wanted_ = kernels::Wanted::argmax;
+    const bool all_sampled = model.n_sampled() == model.n_vocab();
+    greedy_ = is_plain_greedy(request_.sampling) && request_.n_top == 0 && all_sampled;
+    // The most probable tokens beside the drawn one are of all ids, and of the logits before they are adjusted.
+    const bool tops = request_.n_top == 0 || (request_.n_top <= kernels::max_candidates && all_sampled &&
+                                              !sampler_.adjusts_any());
+    tries_candidates_ = !greedy_ && tops && sampler_.can_use_candidates();
+}
+
+kernels::Wanted Generation::wanted(bool candidates, std::vector<kernels::Adjust>& adjusts) {
+    kernels::Wanted out;
+    if (greedy_) {
+        out.what = kernels::Wanted::argmax;
+    } else if (candidates && tries_candidates_ && !needs_logits_) {
+        out.what = kernels::Wanted::candidates;
+        const int32_t n = request_.sampling.temperature == 0 ? std::max(1, request_.n_top) : kernels::max_candidates;
+        out.n = std::min(n, model_.n_sampled());
+        const std::span<const kernels::Adjust> own = sampler_.adjusts(size_t(model_.n_sampled()));
+        out.first_adjust = int32_t(adjusts.size());
+        out.n_adjusts = int32_t(own.size());
+        adjusts.insert(adjusts.end(), own.begin(), own.end());
+    }
+    return out;
 }
 
 void Generation::start() {
@@ -63,24 +83,46 @@ std::optional<GenerateEvent> Generation::advance(int32_t n, int32_t taken) {
     return event(GenerateEvent::prefill);
 }
 
-GeneratedToken Generation::pick(int32_t id, std::span<const float> values) {
-    GeneratedToken token;
-    if (wanted_ == kernels::Wanted::argmax) {
+/// False where candidates were not enough.
+bool Generation::pick(const Answer& answer, GeneratedToken& token) {
+    const std::span<const float> values = answer.values;
+    if (greedy_) {
         if (!std::isfinite(values[0]))
             fail(Code::internal, "the model computed no finite logit; its weights or scales are damaged");
-        token.id = id;
+        token.id = answer.id;
         token.logprob = values[0];
-        return token;
+        return true;
     }
+    if (!answer.candidates.empty()) return pick_candidate(answer, token);
     token.id = sampler_.sample(values.first(size_t(model_.n_sampled())));
     token.logprob = float(double(values[size_t(token.id)]) - log_sum_exp(values));
     if (request_.n_top > 0) token.top = most_probable(values, size_t(request_.n_top));
-    return token;
+    return true;
 }
 
-std::optional<GenerateEvent> Generation::accept(int32_t id, std::span<const float> values) {
+bool Generation::pick_candidate(const Answer& answer, GeneratedToken& token) {
+    const std::span<const kernels::Candidate> best = answer.candidates;
+    const double log_sum = double(answer.values[0]);
+    const size_t n_top = size_t(request_.n_top);
+    const auto logprob = [&](const kernels::Candidate& c) { return float(double(c.logit) - log_sum); };
+    if (!std::isfinite(log_sum) || best.size() < n_top || (n_top > 0 && best[n_top - 1].token < 0)) return false;
+    const std::optional<int32_t> id = sampler_.sample(best, answer.values[1], size_t(model_.n_sampled()));
+    if (!id) return false;
+    token.id = *id;
+    token.logprob = logprob(*std::find_if(best.begin(), best.end(), [&](const auto& c) { return c.token == *id; }));
+    for (const kernels::Candidate& c : best.first(n_top)) token.top.push_back({c.token, logprob(c)});
+    return true;
+}
+
+std::optional<GenerateEvent> Generation::accept(const Answer& answer) {
     try {
-        GeneratedToken token = pick(id, values);
+        GeneratedToken token;
+        needs_logits_ = !pick(answer, token);
+        if (needs_logits_) {
+            // Each costs a row that is computed again.
+            if (++n_short_ > 2 && 8 * n_short_ > n_generated_) tries_candidates_ = false;
+            return std::nullopt;
+        }
         if (!first_token_) first_token_ = Clock::now();
         ++n_generated_;
         sampler_.accept(token.id);

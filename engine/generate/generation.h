@@ -62,8 +62,18 @@ class Generation {
     int64_t n_left() const { return limit_ - int64_t(n_generated_); }  // tokens that may still come
     bool finished() const { return finish_ != Finish::none; }
 
-    /// What the row after the last id is asked for. The same for a whole generation.
-    kernels::Wanted::What wanted() const { return wanted_; }
+    /// What the row after the last id is asked for, but for its number, and the adjustments of the logits that it comes
+    /// with, added to `adjusts`. `candidates`: may be asked for where a whole row of logits is not needed.
+    kernels::Wanted wanted(bool candidates, std::vector<kernels::Adjust>& adjusts);
+    /// wanted() is Wanted::argmax throughout.
+    bool is_greedy() const { return greedy_; }
+
+    /// What came of wanted().
+    struct Answer {
+        int32_t id = 0;                // argmax
+        std::span<const float> values;  // n_vocab logits, two sums beside candidates, one log-probability beside `id`
+        std::span<const kernels::Candidate> candidates;
+    };
 
     /// The first step begins.
     void start();
@@ -72,9 +82,10 @@ class Generation {
     /// sent where the prompt has come on.
     std::optional<GenerateEvent> advance(int32_t n, int32_t taken);
 
-    /// The answer to wanted(): the next token. `values`: n_vocab logits, or one log-probability beside `id`. Never
-    /// throws an Error: a generation that fails is finished().
-    std::optional<GenerateEvent> accept(int32_t id, std::span<const float> values);
+    /// The next token. Never throws an Error: a generation that fails is finished(). Nothing either where candidates
+    /// were not enough to tell: needs_logits(), and wanted() is Wanted::logits.
+    std::optional<GenerateEvent> accept(const Answer& answer);
+    bool needs_logits() const { return needs_logits_ && !finished(); }
 
     /// The end from outside: CANCELLED or an error. Once, while not finished().
     void stop(Finish finish, Code code = Code::unknown, std::string error = {});
@@ -83,7 +94,8 @@ class Generation {
     GenerateEvent end();
 
  private:
-    GeneratedToken pick(int32_t id, std::span<const float> values);
+    bool pick(const Answer& answer, GeneratedToken& token);
+    bool pick_candidate(const Answer& answer, GeneratedToken& token);
     GenerateEvent event(GenerateEvent::Kind kind) const;
     using Clock = std::chrono::steady_clock;
 
@@ -93,7 +105,8 @@ class Generation {
     Sampler sampler_;
     StopFilter filter_;
     Detokenizer detokenizer_;
-    kernels::Wanted::What wanted_ = kernels::Wanted::logits;
+    bool greedy_ = false, tries_candidates_ = false, needs_logits_ = false;
+    uint64_t n_short_ = 0;  // how often candidates were not enough
     int64_t limit_ = 0;
     std::vector<int32_t> ids_;
     uint64_t n_done_ = 0, n_generated_ = 0, n_cached_ = 0;

@@ -21,8 +21,16 @@ uint64_t system_seed() {
     return (uint64_t(device()) << 32) | device();
 }
 
-/// Penalties and biases make a token unlikely, never impossible: a finite logit stays one.
+// Logits within this are never bounded below: candidates of larger ones are left to the whole row.
+constexpr float usual = 1e20f;
+
 float bounded(double logit) { return float(std::clamp(logit, double(-largest), double(largest))); }
+
+/// As the device does it. Penalties and biases make a token unlikely, never impossible: a finite logit stays one.
+float changed(float logit, const kernels::Adjust& a) {
+    if (!(logit > -INFINITY) || a.add == -INFINITY) return -INFINITY;
+    return bounded(double(kernels::adjusted(logit, a)));
+}
 
 [[noreturn]] void no_finite_logit() {
     fail(Code::internal, "the model computed no finite logit; its weights or scales are damaged");
@@ -60,6 +68,86 @@ Sampler::Sampler(const Sampling& sampling, std::span<const int32_t> prompt, Toke
         breakers_ = texts->containing(sampling_.dry_breakers);
     }
     if (sampling_.xtc_probability > 0 && texts) newlines_ = texts->containing({"\n"});
+    find_leading();
+}
+
+/// Which penalties can be one division and one addition for each id, before everything else; and whether something cuts
+/// the candidates to few ones before a step needs to know each.
+void Sampler::find_leading() {
+    const bool biased = std::any_of(sampling_.bias.begin(), sampling_.bias.end(),
+                                    [](const LogitBias& b) { return std::isfinite(b.bias); });
+    bool leads = true, cut = false;
+    can_use_candidates_ = true;
+    for (const SamplerStep step : order_) {
+        if (!active(step)) continue;
+        switch (step) {
+            case SamplerStep::repetition_penalty:
+            case SamplerStep::frequency_penalty:
+            case SamplerStep::presence_penalty:
+            case SamplerStep::dry:
+                // The division comes first.
+                leads = leads && !(step == SamplerStep::repetition_penalty && (biased || leading_ != 0));
+                if (leads)
+                    leading_ |= 1u << unsigned(step);
+                else if (!cut)
+                    can_use_candidates_ = false;
+                continue;
+            case SamplerStep::top_k:
+                cut = cut || sampling_.top_k < kernels::max_candidates;
+                break;
+            case SamplerStep::top_p:
+            case SamplerStep::top_a:
+            case SamplerStep::min_p:
+                cut = true;
+                break;
+            case SamplerStep::temperature:
+            case SamplerStep::xtc:
+                break;
+            default:
+                if (!cut) can_use_candidates_ = false;
+        }
+        leads = false;
+    }
+}
+
+/// Whether a step does anything.
+bool Sampler::active(SamplerStep step) const {
+    const Sampling& s = sampling_;
+    const bool truncates = s.mirostat_tau == 0;  // mirostat is in the place of all truncations
+    if (s.temperature == 0 && step > SamplerStep::dry) return false;
+    switch (step) {
+        case SamplerStep::repetition_penalty:
+            return s.repetition_penalty != 1;
+        case SamplerStep::frequency_penalty:
+            return s.frequency_penalty != 0;
+        case SamplerStep::presence_penalty:
+            return s.presence_penalty != 0;
+        case SamplerStep::dry:
+            return s.dry_multiplier > 0 && s.dry_range != 0;
+        case SamplerStep::temperature:
+            return s.temperature != 1 && s.dynatemp_high == 0;
+        case SamplerStep::dynatemp:
+            return s.dynatemp_high > 0;
+        case SamplerStep::smoothing:
+            return s.smoothing_factor > 0;
+        case SamplerStep::top_n_sigma:
+            return s.top_n_sigma > 0 && truncates;
+        case SamplerStep::top_k:
+            return s.top_k > 0 && truncates;
+        case SamplerStep::top_p:
+            return s.top_p < 1 && truncates;
+        case SamplerStep::top_a:
+            return s.top_a > 0 && truncates;
+        case SamplerStep::min_p:
+            return s.min_p > 0 && truncates;
+        case SamplerStep::tfs:
+            return s.tfs < 1 && truncates;
+        case SamplerStep::typical_p:
+            return s.typical_p < 1 && truncates;
+        case SamplerStep::xtc:
+            return s.xtc_probability > 0 && truncates;
+    }
+    return false;
 }
 
 void Sampler::accept(int32_t id) {
@@ -73,6 +161,20 @@ void Sampler::accept(int32_t id) {
 int32_t Sampler::sample(std::span<const float> logits) {
     if (sampling_.temperature == 0 && !adjusts_) return int32_t(argmax(logits));
     narrow(logits);
+    return draw();
+}
+
+std::optional<int32_t> Sampler::sample(std::span<const kernels::Candidate> best, float log_sum, size_t n_sampled) {
+    const std::mt19937_64 random = random_;
+    if (narrow(best, log_sum, n_sampled)) {
+        if (!from_top_) return draw();
+        if (const Candidate* candidate = top_.draw(uniform())) return drawn_ = candidate->id;
+    }
+    random_ = random;
+    return std::nullopt;
+}
+
+int32_t Sampler::draw() {
     double probability = 1;
     drawn_ = candidates_.draw(sampling_.temperature == 0 ? 0 : uniform(), &probability).id;
     drawn_surprise_ = -std::log2(probability);
@@ -82,8 +184,9 @@ int32_t Sampler::sample(std::span<const float> logits) {
 std::vector<TokenProbability> Sampler::distribution(std::span<const float> logits) {
     narrow(logits);
     std::vector<TokenProbability> out;
+    const double mass = candidates_.mass();
     for (const Candidate& c : candidates_.all())
-        if (c.logit > -INFINITY) out.push_back({c.id, double(candidates_.weight(c)) / candidates_.mass()});
+        if (c.logit > -INFINITY) out.push_back({c.id, double(candidates_.weight(c)) / mass});
     std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
     return out;
 }
@@ -91,135 +194,225 @@ std::vector<TokenProbability> Sampler::distribution(std::span<const float> logit
 /// Leaves in candidates_ what can be drawn.
 void Sampler::narrow(std::span<const float> logits) {
     if (!(std::abs(candidates_.assign(logits)) <= largest)) no_finite_logit();
-    if (adjusts_) adjust();
+    if (adjusts_) {
+        collect_leading();
+        change_candidates();
+    }
     if (!(candidates_.top() > -INFINITY))
         fail(Code::invalid_argument, "the bans, logit_bias and min_tokens of the request leave no token to draw");
-    const bool greedy = sampling_.temperature == 0;
     for (const SamplerStep step : order_)
-        if (!greedy || step <= SamplerStep::dry) apply(step);
-    if (greedy)
+        if (active(step)) apply(step);
+    if (sampling_.temperature == 0)
         candidates_.keep_best();
     else if (sampling_.mirostat_tau > 0)
         mirostat();
 }
 
+/// The same from the best candidates: in candidates_, or in top_ where that can be drawn from. False where it cannot be
+/// told.
+bool Sampler::narrow(std::span<const kernels::Candidate> best, float log_sum, size_t n_sampled) {
+    if (!can_use_candidates_ || !(std::abs(log_sum) <= usual)) return false;
+    if (adjusts_) collect_leading();
+    ranked_.clear();
+    for (const kernels::Candidate& c : best) {
+        if (c.token < 0) break;
+        const auto change = adjusts_ ? changes_.find(c.token) : changes_.end();
+        const float logit = change == changes_.end() ? c.logit : changed(c.logit, record(c.token, change->second));
+        if (!(std::abs(c.logit) <= usual && std::abs(logit) <= usual)) return false;
+        ranked_.push_back({logit, c.token});
+    }
+    if (ranked_.empty() || !std::is_sorted(ranked_.begin(), ranked_.end(), ranks_before)) return false;
+    from_top_ = false;
+    if (sampling_.temperature == 0) {
+        candidates_.assign({ranked_.data(), 1});
+        return true;
+    }
+    const size_t n_rest = ranked_.size() < best.size() ? 0 : n_sampled - std::min(n_sampled, ranked_.size());
+    top_.assign(ranked_, n_rest, double(log_sum));
+    from_top_ = true;
+    const auto settle = [&] {
+        if (!from_top_ || !top_.certain()) return;
+        candidates_.assign(top_.items());
+        from_top_ = false;
+    };
+    settle();
+    for (const SamplerStep step : order_) {
+        if (!active(step) || (leading_ >> unsigned(step) & 1)) continue;
+        if (!from_top_)
+            apply(step);
+        else if (!narrow_top(step))
+            return false;
+        settle();
+    }
+    if (sampling_.mirostat_tau == 0) return true;
+    if (from_top_) {
+        const TopCandidates::Mass mass = top_.mass();
+        top_.keep_from(least_of_mirostat(top_.top(), mass.low), least_of_mirostat(top_.top(), mass.high));
+        settle();
+        return !from_top_;  // accept() needs the probability
+    }
+    mirostat();
+    return true;
+}
+
+/// A step on candidates that are uncertain.
+bool Sampler::narrow_top(SamplerStep step) {
+    const Sampling& s = sampling_;
+    switch (step) {
+        case SamplerStep::temperature:
+            if (s.temperature < least_temperature)
+                top_.keep(1);
+            else
+                top_.scale(float(1 / s.temperature));
+            return true;
+        case SamplerStep::top_k:
+            top_.keep(size_t(s.top_k));
+            return true;
+        case SamplerStep::top_p:
+            top_.keep_mass(s.top_p);
+            return true;
+        case SamplerStep::top_a: {
+            const TopCandidates::Mass mass = top_.mass();
+            top_.keep_from(least_of_top_a(top_.top(), mass.high), least_of_top_a(top_.top(), mass.low));
+            return true;
+        }
+        case SamplerStep::min_p: {
+            const float least = least_of_min_p(top_.top());
+            top_.keep_from(least, least);
+            return true;
+        }
+        case SamplerStep::xtc: {
+            if (uniform() >= s.xtc_probability) return true;
+            const int n = top_.count_above(s.xtc_threshold);
+            for (int rank = 0; rank + 1 < n; ++rank)
+                if (stays(top_.items()[size_t(rank)].id)) return true;
+            if (n > 1) top_.drop_first(size_t(n) - 1);
+            return n >= 0;
+        }
+        default:
+            return false;
+    }
+}
+
 /// Uniform in [0, 1), of 53 bits.
 double Sampler::uniform() { return double(random_() >> 11) * 0x1p-53; }
 
-/// Bans, min_tokens and biases, while id i is at i.
-void Sampler::adjust() {
-    const std::span<Candidate> all = candidates_.all();
-    const auto ban = [&](int32_t id) {
-        if (size_t(id) < all.size()) all[size_t(id)].logit = -INFINITY;
-    };
-    for (const LogitBias& b : sampling_.bias) {
-        if (size_t(b.id) >= all.size()) continue;
-        float& logit = all[size_t(b.id)].logit;
-        if (std::isfinite(logit)) logit = std::isfinite(b.bias) ? bounded(double(logit) + b.bias) : -INFINITY;
-    }
-    for (const int32_t id : sampling_.banned) ban(id);
-    if (n_accepted_ < sampling_.min_tokens)
-        for (const int32_t id : stop_ids_)
-            if (id >= 0) ban(id);
-    candidates_.changed(false);
-}
-
 void Sampler::apply(SamplerStep step) {
     const Sampling& s = sampling_;
-    const bool truncates = s.mirostat_tau == 0;  // mirostat is in the place of all truncations
     switch (step) {
         case SamplerStep::repetition_penalty:
-            if (s.repetition_penalty != 1) penalise_repetition();
-            break;
         case SamplerStep::frequency_penalty:
-            if (s.frequency_penalty != 0) penalise(step);
-            break;
         case SamplerStep::presence_penalty:
-            if (s.presence_penalty != 0) penalise(step);
-            break;
         case SamplerStep::dry:
-            if (s.dry_multiplier > 0 && s.dry_range != 0) penalise(step);
+            if (leading_ >> unsigned(step) & 1) break;
+            changes_.clear();
+            collect(step);
+            change_candidates();
             break;
         case SamplerStep::temperature:
-            if (s.temperature != 1 && s.dynatemp_high == 0) scale(s.temperature);
+            scale(s.temperature);
             break;
         case SamplerStep::dynatemp:
-            if (s.dynatemp_high > 0) dynamic_temperature();
+            dynamic_temperature();
             break;
         case SamplerStep::smoothing:
-            if (s.smoothing_factor > 0) smooth();
+            smooth();
             break;
         case SamplerStep::top_n_sigma:
-            if (s.top_n_sigma > 0 && truncates) top_n_sigma();
+            top_n_sigma();
             break;
         case SamplerStep::top_k:
-            if (s.top_k > 0 && truncates) candidates_.keep(size_t(s.top_k));
+            candidates_.keep(size_t(s.top_k));
             break;
         case SamplerStep::top_p:
             // Nucleus sampling: Holtzman et al. 2019, arXiv 1904.09751.
-            if (s.top_p < 1 && truncates) candidates_.keep_mass(s.top_p);
+            candidates_.keep_mass(s.top_p);
             break;
         case SamplerStep::top_a:
-            if (s.top_a > 0 && truncates) top_a();
+            candidates_.keep_from(least_of_top_a(candidates_.top(), candidates_.mass()));
             break;
         case SamplerStep::min_p:
-            if (s.min_p > 0 && truncates) candidates_.keep_from(float(double(candidates_.top()) + std::log(s.min_p)));
+            candidates_.keep_from(least_of_min_p(candidates_.top()));
             break;
         case SamplerStep::tfs:
-            if (s.tfs < 1 && truncates) tail_free();
+            tail_free();
             break;
         case SamplerStep::typical_p:
             // Locally typical sampling: Meister et al. 2022, arXiv 2202.00666.
-            if (s.typical_p < 1 && truncates) candidates_.keep_typical(s.typical_p);
+            candidates_.keep_typical(s.typical_p);
             break;
         case SamplerStep::xtc:
-            if (s.xtc_probability > 0 && truncates) exclude_top_choices();
+            exclude_top_choices();
             break;
     }
 }
 
-/// change(logit, value) for every candidate whose id is in `ids`.
-template <typename Change>
-void Sampler::change_ids(const std::unordered_map<int32_t, int32_t>& ids, const Change& change) {
-    const std::span<Candidate> all = candidates_.all();
-    if (ids.empty()) return;
-    if (candidates_.in_id_order()) {
-        for (const auto& entry : ids)
-            if (entry.first >= 0 && size_t(entry.first) < all.size()) {
-                float& logit = all[size_t(entry.first)].logit;
-                if (logit > -INFINITY) logit = bounded(change(double(logit), double(entry.second)));
-            }
-    } else {
-        for (Candidate& c : all)
-            if (const auto entry = ids.find(c.id); entry != ids.end() && c.logit > -INFINITY)
-                c.logit = bounded(change(double(c.logit), double(entry->second)));
-    }
-    candidates_.changed(false);
+// ---------------------------------------------------------------- changes of single logits
+
+std::span<const kernels::Adjust> Sampler::adjusts(size_t n_sampled) {
+    records_.clear();
+    if (!adjusts_) return records_;
+    collect_leading();
+    for (const auto& [id, change] : changes_)
+        if (id >= 0 && size_t(id) < n_sampled) records_.push_back(record(id, change));
+    return records_;
 }
 
-/// CTRL (arXiv 1909.05858, section 4.1), with the sign rule that Hugging Face added.
-void Sampler::penalise_repetition() {
-    const double penalty = sampling_.repetition_penalty;
-    change_ids(history_->counts(), [&](double logit, double) { return logit > 0 ? logit / penalty : logit * penalty; });
+kernels::Adjust Sampler::record(int32_t id, const Change& change) {
+    return {id, float(std::clamp(change.divide, 1 / double(largest), double(largest))),
+            change.add == -INFINITY ? -INFINITY : bounded(change.add)};
 }
 
-/// Frequency and presence as OpenAI's API defines them; DRY as its author does (token_history.h).
-void Sampler::penalise(SamplerStep step) {
+/// Bans, min_tokens, biases and the leading penalties.
+void Sampler::collect_leading() {
+    changes_.clear();
+    for (const LogitBias& b : sampling_.bias) changes_[b.id].add += double(b.bias);
+    for (const int32_t id : sampling_.banned) changes_[id].add = -INFINITY;
+    if (n_accepted_ < sampling_.min_tokens)
+        for (const int32_t id : stop_ids_) changes_[id].add = -INFINITY;
+    for (const SamplerStep step : order_)
+        if (leading_ >> unsigned(step) & 1) collect(step);
+}
+
+/// CTRL's repetition penalty (arXiv 1909.05858, section 4.1) with the sign rule that Hugging Face added; frequency and
+/// presence as OpenAI's API defines them; DRY as its author does (token_history.h).
+void Sampler::collect(SamplerStep step) {
     const Sampling& s = sampling_;
-    if (step == SamplerStep::frequency_penalty) {
-        change_ids(history_->counts(), [&](double logit, double n) { return logit - n * s.frequency_penalty; });
+    if (step == SamplerStep::repetition_penalty) {
+        for (const auto& entry : history_->counts()) changes_[entry.first].divide = s.repetition_penalty;
+    } else if (step == SamplerStep::frequency_penalty) {
+        for (const auto& entry : history_->counts()) changes_[entry.first].add -= entry.second * s.frequency_penalty;
     } else if (step == SamplerStep::presence_penalty) {
-        change_ids(history_->counts(), [&](double logit, double) { return logit - s.presence_penalty; });
+        for (const auto& entry : history_->counts()) changes_[entry.first].add -= s.presence_penalty;
     } else {
         std::span<const int32_t> ids = history_->ids();
         if (s.dry_range > 0 && ids.size() > size_t(s.dry_range)) ids = ids.last(size_t(s.dry_range));
         dry_lengths(ids, breakers_.get(), dry_lengths_);
-        change_ids(dry_lengths_, [&](double logit, double length) {
-            const double beyond = length - s.dry_allowed_length;
-            return beyond < 0 ? logit : logit - s.dry_multiplier * std::pow(s.dry_base, beyond);
-        });
+        for (const auto& entry : dry_lengths_)
+            if (const double beyond = double(entry.second) - s.dry_allowed_length; beyond >= 0)
+                changes_[entry.first].add -= s.dry_multiplier * std::pow(s.dry_base, beyond);
     }
 }
+
+/// changes_ of the candidates.
+void Sampler::change_candidates() {
+    const std::span<Candidate> all = candidates_.all();
+    if (changes_.empty()) return;
+    if (candidates_.in_id_order()) {
+        for (const auto& [id, change] : changes_)
+            if (id >= 0 && size_t(id) < all.size()) {
+                float& logit = all[size_t(id)].logit;
+                logit = changed(logit, record(id, change));
+            }
+    } else {
+        for (Candidate& c : all)
+            if (const auto change = changes_.find(c.id); change != changes_.end())
+                c.logit = changed(c.logit, record(c.id, change->second));
+    }
+    candidates_.changed(false);
+}
+
+// ---------------------------------------------------------------- steps
 
 void Sampler::scale(double temperature) {
     if (temperature < least_temperature) return candidates_.keep_best();
@@ -255,6 +448,7 @@ void Sampler::smooth() {
 /// arXiv 2411.07641: the threshold is n standard deviations (divisor: the number of candidates) below the largest
 /// logit.
 void Sampler::top_n_sigma() {
+    candidates_.settle();
     double sum = 0, n = 0;
     const double top = candidates_.top();
     for (const Candidate& c : candidates_.all())
@@ -266,10 +460,18 @@ void Sampler::top_n_sigma() {
     candidates_.keep_from(float(top - sampling_.top_n_sigma * std::sqrt(squares / n)));
 }
 
-void Sampler::top_a() {
+float Sampler::least_of_min_p(float top) const { return float(double(top) + std::log(sampling_.min_p)); }
+
+float Sampler::least_of_top_a(float top, double mass) const {
     // p >= a pmax^2, with p = pmax exp(logit - top) and pmax = 1 / mass.
-    const double least = sampling_.top_a / candidates_.mass();
-    candidates_.keep_from(float(double(candidates_.top()) + std::log(least)));
+    return float(double(top) + std::log(sampling_.top_a / mass));
+}
+
+/// Mirostat 2.0 (arXiv 2007.14966): tokens whose surprise is above mu go; accept() moves mu by the surprise of what
+/// was drawn from the rest, as llama.cpp and ExLlamaV2 measure it.
+float Sampler::least_of_mirostat(float top, double mass) const {
+    const double least = std::exp2(-mu_) * mass;
+    return float(double(top) + (least < 1 ? std::log(least) : 0));
 }
 
 /// Tail-free sampling (trentbrick.github.io/Tail-Free-Sampling) as ExLlamaV2 has it: ranks are kept while the sum of
@@ -305,20 +507,16 @@ void Sampler::exclude_top_choices() {
     size_t n = 0;
     while (candidates_.has(n) && double(candidates_.weight(candidates_[n])) >= least) ++n;
     if (n < 2) return;
-    for (size_t rank = 0; rank + 1 < n; ++rank) {
-        const int32_t id = candidates_[rank].id;
-        if (std::binary_search(stop_ids_.begin(), stop_ids_.end(), id)) return;
-        if (newlines_ && newlines_->contains(id)) return;
-    }
+    for (size_t rank = 0; rank + 1 < n; ++rank)
+        if (stays(candidates_[rank].id)) return;
     candidates_.drop_first(n - 1);
 }
 
-/// Mirostat 2.0 (arXiv 2007.14966): tokens whose surprise is above mu go; accept() moves mu by the surprise of what
-/// was drawn from the rest, as llama.cpp and ExLlamaV2 measure it.
-void Sampler::mirostat() {
-    const double least = std::exp2(-mu_) * candidates_.mass();
-    const double distance = least < 1 ? std::log(least) : 0;
-    candidates_.keep_from(float(double(candidates_.top()) + distance));
+/// Whether XTC leaves everything where it would take this one.
+bool Sampler::stays(int32_t id) const {
+    return std::binary_search(stop_ids_.begin(), stop_ids_.end(), id) || (newlines_ && newlines_->contains(id));
 }
+
+void Sampler::mirostat() { candidates_.keep_from(least_of_mirostat(candidates_.top(), candidates_.mass())); }
 
 }  // namespace quantplug::engine

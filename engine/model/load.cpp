@@ -1,11 +1,10 @@
 // Loading: plan, refuse what does not fit, stream every matrix into the device's packer.
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
-#include "engine/model/memory.h"
+#include "engine/model/devices.h"
 #include "engine/model/model.h"
 #include "engine/model/weights.h"
 
@@ -15,21 +14,8 @@ namespace {
 
 using kernels::Status;
 
-uint64_t add(uint64_t a, uint64_t b) { return a + b < a ? UINT64_MAX : a + b; }
-
 void check(const Status& status, const std::string& what) {
     if (!status.ok()) fail(Code(status.code), what.empty() ? "" : what + ": ", status.message);
-}
-
-std::unique_ptr<kernels::Device> make_device(const LoadOptions& options) {
-    if (options.device.rfind("cuda", 0) == 0)
-        fail(Code::unavailable, "device ", options.device,
-             " is not there: this build computes on the CPU only; use --device cpu or auto");
-    if (options.device != "auto" && options.device != "cpu")
-        fail(Code::invalid_argument, "device ", options.device, " is unknown; auto, cpu and cuda[:N] are");
-    std::unique_ptr<kernels::Device> device;
-    check(kernels::make_cpu_device(options.threads, &device), "");
-    return device;
 }
 
 kernels::KvSpec kv_spec(const LoadOptions& options, int32_t cache_tokens) {
@@ -43,25 +29,23 @@ kernels::KvSpec kv_spec(const LoadOptions& options, int32_t cache_tokens) {
 
 int32_t step_wanted(const LoadOptions& options) { return std::max(max_step_wanted, options.max_streams); }
 
-MemoryPlan plan_with(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options, int32_t ctx) {
-    MemoryPlan plan;
-    plan.ctx = ctx;
-    plan.cache_tokens = options.cache_tokens > 0 ? options.cache_tokens : ctx;
-    plan.weights = weight_bytes(decoder, device);
-    plan.kv_cache = device.kv_bytes(decoder.spec, kv_spec(options, plan.cache_tokens));
-    kernels::ModelSpec spec = decoder.spec;
-    spec.max_positions = ctx;
-    spec.compute = options.compute;
-    plan.scratch = device.scratch_bytes(spec, max_step_rows, step_wanted(options));
+MemoryPlan plan_with(Devices& devices, Decoder& decoder, const LoadOptions& options, int32_t ctx) {
+    StepNeeds needs;
+    const int32_t cache_tokens = options.cache_tokens > 0 ? options.cache_tokens : ctx;
+    needs.positions = ctx;
+    needs.kv = kv_spec(options, cache_tokens);
+    needs.compute = options.compute;
+    needs.max_wanted = step_wanted(options);
     // A process with both plugins mapped measures about 12 MB; a tokenizer about 200 bytes a token with its tables.
-    plan.other = (uint64_t(12) << 20) + uint64_t(decoder.spec.n_vocab) * 200 + decoder.largest_matrix_bytes();
-    plan.available = available_memory();
+    needs.other = (uint64_t(12) << 20) + uint64_t(decoder.spec.n_vocab) * 200 + decoder.largest_matrix_bytes();
+    MemoryPlan plan = plan_parts(devices, decoder, needs);
+    plan.ctx = ctx;
+    plan.cache_tokens = cache_tokens;
     return plan;
 }
 
 /// The context that is asked for, or the model's own reduced to what memory allows.
-MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder, const LoadOptions& options,
-                          const Log& log) {
+MemoryPlan choose_context(Devices& devices, Decoder& decoder, const LoadOptions& options, const Log& log) {
     if (options.max_streams < 1 || options.max_streams > max_streams_limit)
         fail(Code::invalid_argument, "max_streams is ", options.max_streams, "; it must lie in 1..", max_streams_limit);
     if (options.compute == kernels::Compute::exact && options.cache_mode != kernels::KvSpec::f16)
@@ -76,45 +60,67 @@ MemoryPlan choose_context(const kernels::Device& device, const Decoder& decoder,
                  " positions; ask for at most as many");
         if (options.ctx > own && log)
             log(concat("context ", options.ctx, " is above the model's own ", own, "; text may fall apart beyond it"));
-        return plan_with(device, decoder, options, options.ctx);
+        return plan_with(devices, decoder, options, options.ctx);
     }
-    if (options.cache_tokens > 0) return plan_with(device, decoder, options, std::min(own, options.cache_tokens));
-    MemoryPlan plan = plan_with(device, decoder, options, own);
-    if (plan.available == 0 || plan.total() <= plan.available) return plan;
+    if (options.cache_tokens > 0) return plan_with(devices, decoder, options, std::min(own, options.cache_tokens));
+    MemoryPlan plan = plan_with(devices, decoder, options, own);
+    if (plan.fits()) return plan;
     // The cache grows in proportion to the context: halve until it fits.
     int32_t ctx = own;
-    while (ctx > 512 && plan.total() > plan.available) {
+    while (ctx > 512 && !plan.fits()) {
         ctx = std::max(512, ctx / 2 / kv_block_tokens * kv_block_tokens);
-        plan = plan_with(device, decoder, options, ctx);
+        plan = plan_with(devices, decoder, options, ctx);
     }
-    if (log && ctx < own)
-        log(concat("context reduced from ", own, " to ", ctx, " tokens: ", plan.available >> 20,
-                   " MiB of memory are available"));
+    if (log && ctx < own) {
+        std::string room;
+        for (const MemoryPlan::Pool& pool : plan.pools()) {
+            if (pool.free > 0)
+                room += concat(room.empty() ? "" : ", ", pool.free >> 20, " MiB of ",
+                               pool.device == "cpu" ? "memory" : pool.device);
+        }
+        log(concat("context reduced from ", own, " to ", ctx, " tokens: ", room, " are available"));
+    }
     return plan;
 }
 
 void refuse_if_too_large(const MemoryPlan& plan, const LoadOptions& options, const std::string& folder) {
-    if (plan.available == 0 || plan.total() <= plan.available) return;
-    const uint64_t fixed = plan.total() - plan.kv_cache;
-    const uint64_t per_token = std::max<uint64_t>(1, plan.kv_cache / uint64_t(plan.cache_tokens));
-    const uint64_t fits =
-        plan.available > fixed ? (plan.available - fixed) / per_token / kv_block_tokens * kv_block_tokens : 0;
+    const std::vector<MemoryPlan::Pool> pools = plan.pools();
+    const auto small = std::find_if(pools.begin(), pools.end(), [](const auto& pool) { return !pool.fits(); });
+    if (small == pools.end()) return;
+    uint64_t fits = UINT64_MAX;  // tokens, in all of them
+    for (const MemoryPlan::Pool& pool : pools) {
+        if (pool.free == 0) continue;
+        const uint64_t fixed = pool.total() - pool.kv_cache;
+        const uint64_t per_token = pool.kv_cache / uint64_t(plan.cache_tokens);
+        if (pool.free <= fixed)
+            fits = 0;
+        else if (per_token > 0)
+            fits = std::min(fits, (pool.free - fixed) / per_token / kv_block_tokens * kv_block_tokens);
+    }
+    const bool on_host = small->device == "cpu";
     const char* option = options.cache_tokens > 0 ? "--option cache_tokens=" : "--ctx ";
-    fail(Code::resource_exhausted, folder, ": needs ", plan.total() >> 20, " MiB (weights ", plan.weights >> 20,
-         ", cache of ", plan.cache_tokens, " tokens ", plan.kv_cache >> 20, ", scratch ", plan.scratch >> 20,
-         ", other ", plan.other >> 20, ") and ", plan.available >> 20, " MiB are available; ",
+    fail(Code::resource_exhausted, folder, ": needs ", small->total() >> 20, " MiB",
+         pools.size() > 1 ? " on " + small->device : "", " (weights ", small->weights >> 20, ", cache of ",
+         plan.cache_tokens, " tokens ", small->kv_cache >> 20, ", scratch ", small->scratch >> 20,
+         on_host ? concat(", other ", small->other >> 20) : "", ") and ", small->free >> 20, " MiB are available; ",
          fits > 0 ? concat("a context of ", fits, " tokens would fit (", option, fits, ")")
-                  : "even without a context it does not fit");
+                  : "even without a context it does not fit",
+         fits == 0 && !on_host && options.gpu_layers < 0
+             ? "; leave the first layers to the CPU (--option gpu_layers=N)"
+             : "");
+}
+
+ChosenDevices choose(Decoder& decoder, const LoadOptions& options, const Log& log) {
+    return choose_devices(
+        decoder, options,
+        [&](Devices& devices, const Log& lines) { return choose_context(devices, decoder, options, lines); }, log);
 }
 
 }  // namespace
 
-uint64_t MemoryPlan::total() const { return add(add(weights, kv_cache), add(scratch, other)); }
-
 MemoryPlan Model::plan(const ModelFolder& folder, const Format& format, const LoadOptions& options, const Log& log) {
-    const Decoder decoder = read_decoder(folder, format);
-    const std::unique_ptr<kernels::Device> device = make_device(options);
-    return choose_context(*device, decoder, options, log);
+    Decoder decoder = read_decoder(folder, format);
+    return choose(decoder, options, log).plan;
 }
 
 std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& format, const LoadOptions& options,
@@ -136,17 +142,21 @@ std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& form
         return model;
     }
 
-    model->device_ = make_device(options);
-    const MemoryPlan plan = choose_context(*model->device_, decoder, options, log);
+    ChosenDevices chosen = choose(decoder, options, log);
+    const MemoryPlan& plan = chosen.plan;
     refuse_if_too_large(plan, options, folder.name());
+    model->device_ = std::move(chosen.devices.device);
+    kernels::Device& device = *model->device_;
+    model->max_step_rows_ = chosen.devices.max_rows();
+    if (chosen.devices.all_gpu()) model->rows_per_step_ = model->max_step_rows_;
     model->ctx_ = plan.ctx;
     decoder.spec.max_positions = plan.ctx;
     decoder.spec.compute = options.compute;
     // The cache first: a mode that the model's heads do not allow is refused before anything is read.
     const kernels::KvSpec kv = kv_spec(options, plan.cache_tokens);
-    check(model->device_->make_kv(decoder.spec, kv, &model->kv_), folder.name());
-    load_weights(folder, format, decoder, *model->device_, progress);
-    check(model->device_->prepare(decoder.spec, max_step_rows, step_wanted(options)), folder.name());
+    check(device.make_kv(decoder.spec, kv, &model->kv_), folder.name());
+    load_weights(folder, format, decoder, device, progress);
+    check(device.prepare(decoder.spec, model->max_step_rows_, step_wanted(options)), folder.name());
     model->blocks_ = std::make_unique<BlockPool>(kv.n_blocks, kv_block_tokens);
     return model;
 }

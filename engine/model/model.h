@@ -15,36 +15,11 @@
 #include "engine/model/decoder.h"
 #include "engine/model/device_queue.h"
 #include "engine/model/format.h"
+#include "engine/model/options.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "kernels/device.h"
 
 namespace quantplug::engine {
-
-struct LoadOptions {
-    std::string device = "auto";  // auto, cpu, cuda[:N]
-    kernels::Compute compute = kernels::Compute::standard;
-    int32_t threads = 0;                                      // 0: physical cores, affinity and cgroup quota
-    int32_t ctx = 0;                                          // 0: the model's own, or what memory allows
-    bool vocab_only = false;                                  // tokenizer and configuration, no weights
-    int32_t max_streams = 16;                                 // generations that run at once, at most max_streams_limit
-    int32_t cache_tokens = 0;                                 // of all sequences together; 0: ctx
-    kernels::KvSpec::Type cache_mode = kernels::KvSpec::f16;  // Compute::exact: FP32 in place of f16
-};
-
-/// Bytes. Equal to what a load allocates.
-struct MemoryPlan {
-    int32_t ctx = 0, cache_tokens = 0;
-    uint64_t weights = 0, kv_cache = 0, scratch = 0, other = 0, available = 0;
-    uint64_t total() const;  // saturating: a part may be UINT64_MAX, more than any machine has
-};
-
-using Progress = std::function<bool(double fraction, const char* what)>;  // false cancels
-using Log = std::function<void(const std::string& line)>;                 // warnings
-
-inline constexpr int32_t kv_block_tokens = 64;
-inline constexpr int32_t max_step_rows = 128;   // prompt tokens of one step
-inline constexpr int32_t max_step_wanted = 32;  // rows of logits of one step, more where there are more streams
-inline constexpr int32_t max_streams_limit = 64;
 
 class Model;
 
@@ -75,8 +50,13 @@ struct StepPart {
     std::span<const int32_t> blocks;  // of the sequence, enough for all
 };
 
+/// A step on the device, with all that it reads.
+class StepUnderWay;
+
 class Model {
  public:
+    ~Model();
+
     /// Before any weight is read. ctx 0 in the options: the model's own, reduced to what memory allows.
     static MemoryPlan plan(const ModelFolder& folder, const Format& format, const LoadOptions& options, const Log& log);
 
@@ -95,24 +75,44 @@ class Model {
     const LoadOptions& options() const { return options_; }
     bool has_weights() const { return device_ != nullptr; }
 
-    /// One step: appends `tokens` (at most max_step_rows) to the sequence and answers `wanted` (rows count from the
+    /// Tokens of one step, prompts and decode together.
+    int32_t max_step_rows() const { return max_step_rows_; }
+
+    /// What part i of the device has allocated, in the order of MemoryPlan::parts.
+    int32_t n_parts() const { return device_ ? device_->n_parts() : 0; }
+    kernels::MemoryUse memory(int32_t part);
+
+    /// One step: appends `tokens` (at most max_step_rows()) to the sequence and answers `wanted` (rows count from the
     /// first of `tokens`, at most max_step_wanted). Steps of several threads queue. CANCELLED leaves the sequence as it
     /// was.
     kernels::StepResult step(Sequence& sequence, std::span<const int32_t> tokens,
                              std::span<const kernels::Wanted> wanted, bool prefill,
                              const std::function<bool()>& cancelled);
 
-    /// One step of several sequences, at most max_step_rows tokens in all. Rows of `wanted` count through the parts.
+    /// One step of several sequences, at most max_step_rows() tokens in all. Rows of `wanted` count through the parts.
     /// After an error or CANCELLED the tokens count as not appended.
     kernels::StepResult step(std::span<const StepPart> parts, std::span<const kernels::Wanted> wanted,
-                             const std::function<bool()>& cancelled);
+                             const std::function<bool()>& cancelled, std::span<const kernels::Adjust> adjusts = {});
+
+    /// The same in two halves: up to two steps of a caller may be under way. With `before`, tokens may be
+    /// kernels::chosen_before() of that step; null where another step came between or `before` has failed. `cancelled`
+    /// is asked until submit returns. A step that nobody waits for is finished by the next one.
+    std::shared_ptr<StepUnderWay> submit(std::span<const StepPart> parts, std::span<const kernels::Wanted> wanted,
+                                         const std::function<bool()>& cancelled,
+                                         std::span<const kernels::Adjust> adjusts = {},
+                                         const StepUnderWay* before = nullptr);
+    kernels::StepResult wait(StepUnderWay& step);  // once
+
+    bool prefers_candidates() const { return device_ && device_->prefers_candidates(); }
+    bool runs_ahead() const { return device_ && device_->runs_ahead(); }
 
     /// Prompt tokens for the next step of a prefill: as many as keep it within about 150 ms by what the steps so far
     /// took.
     int32_t prefill_rows() const { return rows_per_step_.load(std::memory_order_relaxed); }
 
-    /// Equal for two lengths where every rope turns by the same angles at both: keys and values of one serve the other.
-    int64_t rope_key(int32_t length) const;
+    /// Equal for two rows where keys and values of one serve the other: every rope turns by the same angles at both
+    /// lengths, and where the load is deterministic the device computes both in the same way.
+    int64_t rope_key(int32_t position, int32_t length) const;
 
     BlockPool& blocks() { return *blocks_; }  // where there are weights
 
@@ -126,9 +126,18 @@ class Model {
     std::vector<int32_t> stop_ids_;
     std::unique_ptr<kernels::Device> device_;
     kernels::Kv kv_;
-    int32_t ctx_ = 0;
+    int32_t ctx_ = 0, max_step_rows_ = 0;
 
-    DeviceQueue device_queue_;  // one step at a time
+    std::shared_ptr<StepUnderWay> make_step(std::span<const StepPart> parts, std::span<const kernels::Wanted> wanted,
+                                            std::span<const kernels::Adjust> adjusts, bool chosen_before) const;
+    // In the caller's turn.
+    void start(const std::shared_ptr<StepUnderWay>& step, const std::function<bool()>& cancelled);
+    void finish(StepUnderWay& step);
+    void finish_all();
+
+    DeviceQueue device_queue_;  // turns on the device, and what follows
+    std::vector<std::shared_ptr<StepUnderWay>> under_way_;  // oldest first
+    std::shared_ptr<StepUnderWay> latest_;                  // under way or not
     std::unique_ptr<BlockPool> blocks_;
     std::atomic<int32_t> rows_per_step_{16};
 };

@@ -16,7 +16,11 @@ struct Option {
 };
 
 constexpr std::array options = {
-    Option{QP_OPTION_TEXT, "device", "where the model is computed: auto, cpu or cuda[:N]", "auto", nullptr, 0, 0},
+    Option{QP_OPTION_TEXT, "device", "where the model is computed: auto, cpu, cuda[:N], or several with commas between them, first layers first",
+           "auto", nullptr, 0, 0},
+    Option{QP_OPTION_INT, "gpu_layers",
+           "layers on the CUDA device, counted from the last; the CPU computes the others; -1: all", "-1", nullptr, -1,
+           1 << 20},
     Option{QP_OPTION_CHOICE, "compute",
            "default: 16-bit activations and FP16 cache; exact: FP32 activations and cache, weights decoded to the "
            "format's FP16 values",
@@ -34,6 +38,9 @@ constexpr std::array options = {
         "keys and values in the cache: f16 (FP32 where compute is exact), q8 or q4, which take half and a quarter of "
         "the memory",
         "f16", "f16|q8|q4", 0, 0},
+    Option{QP_OPTION_BOOL, "deterministic",
+           "1: a cached prefix is reused only where it was computed as this request would compute it, bit for bit", "0",
+           nullptr, 0, 1},
     Option{QP_OPTION_BOOL, "vocab_only", "1: the tokenizer and the facts alone, no weights", "0", nullptr, 0, 1},
 };
 
@@ -55,6 +62,8 @@ bool load_option(uint32_t index, qp_option_info& out) {
 engine::LoadOptions parse_load_options(const backend::LoadOptions& given) {
     engine::LoadOptions out;
     out.device = given.text("device");
+    out.gpu_layers = int32_t(given.integer("gpu_layers"));
+    out.deterministic = given.flag("deterministic");
     out.compute = given.text("compute") == "exact" ? kernels::Compute::exact : kernels::Compute::standard;
     out.threads = int32_t(given.integer("threads"));
     out.ctx = int32_t(given.integer("ctx"));

@@ -1,6 +1,7 @@
 #include "engine/plugin/plugin_backend.h"
 
 #include <array>
+#include <iterator>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
@@ -77,6 +78,17 @@ void PluginBackend::plan_memory(const backend::LoadParams& params, qp_memory_pla
     out.other = plan.other;
     out.total = plan.total();
     out.available = plan.available;
+    for (const PartPlan& part : plan.parts) {
+        if (out.n_devices == std::size(out.devices)) break;
+        qp_device_memory& device = out.devices[out.n_devices++];
+        copy_text(device.device, part.device);
+        device.n_layers = uint32_t(part.n_layers);
+        device.weights = part.weights;
+        device.kv_cache = part.kv_cache;
+        device.scratch = part.scratch;
+        device.total = part.total();
+        device.free = part.free;
+    }
 }
 
 std::unique_ptr<backend::Model> PluginBackend::load(const backend::LoadParams& params,

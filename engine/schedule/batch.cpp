@@ -1,27 +1,26 @@
 // One step of a scheduler: who is admitted, which rows are computed, and what becomes of the results.
 #include <algorithm>
-#include <new>
 
-#include "engine/base/error.h"
 #include "engine/schedule/scheduler.h"
 #include "engine/schedule/stream.h"
-#include "kernels/threads/pool.h"
 
 namespace quantplug::engine {
 
 namespace {
 
 constexpr int32_t block_tokens = kv_block_tokens;
-constexpr int32_t least_prompt_rows = 8;       // of a step, however many streams decode
-constexpr size_t least_parallel_vocab = 4096;  // below it a sampler is faster than a thread is woken
+constexpr int32_t least_prompt_rows = 8;  // of a step, however many streams decode
 
 size_t blocks_of(int64_t n_tokens) { return size_t((n_tokens + block_tokens - 1) / block_tokens); }
 
 }  // namespace
 
 std::optional<int64_t> Scheduler::key_of(const Stream& s, int32_t first, int32_t last) const {
-    const auto key = [&](int32_t position) { return model_.rope_key(std::max(s.generation.n_prompt(), position + 1)); };
-    // Lengths rise with the position and keys with the length: equal at both ends is equal throughout.
+    const auto key = [&](int32_t position) {
+        return model_.rope_key(position, std::max(s.generation.n_prompt(), position + 1));
+    };
+    // Lengths rise with the position and keys with the length, the path changes once, where the prompt ends: equal at
+    // both ends is equal throughout.
     const int64_t at_first = key(first);
     return at_first == key(last) ? std::optional(at_first) : std::nullopt;
 }
@@ -110,12 +109,13 @@ Scheduler::Batch Scheduler::plan() {
             if (waits_for_prefix(*s, prompts)) continue;
             prompts.push_back(s);
         }
-        batch.push_back({s});
+        batch.push_back({.stream = s});
     }
 
     // One row for each that decodes, equal shares of the rest for the prompts, what is left over to the oldest.
     const int32_t n_prompts = int32_t(prompts.size()), n_decode = int32_t(batch.size()) - n_prompts;
-    int32_t room = std::min(std::max(model_.prefill_rows() - n_decode, least_prompt_rows), max_step_rows - n_decode);
+    int32_t room =
+        std::min(std::max(model_.prefill_rows() - n_decode, least_prompt_rows), model_.max_step_rows() - n_decode);
     const int32_t share = room / std::max(n_prompts, 1);
     for (Item& item : batch) {
         const int32_t left = item.stream->n_left();
@@ -156,82 +156,41 @@ void Scheduler::preempt(const StreamPtr& s) {
     ++counters_.n_preempted;
 }
 
-void Scheduler::compute(Batch& batch) {
-    std::vector<StepPart> parts;
-    std::vector<kernels::Wanted> wanted;
-    int32_t n_rows = 0;
-    for (const Item& item : batch) {
+/// The step after one that is not answered yet: null unless all that runs decodes greedily in it, and nobody waits for
+/// a stream that is free.
+std::unique_ptr<Scheduler::Flight> Scheduler::plan_ahead(const Flight& flight) {
+    if (!style_.ahead || (!waiting_.empty() && running_.size() < n_streams_)) return nullptr;
+    size_t n_running = 0;
+    for (const Item& item : flight.batch) {
         const Stream& s = *item.stream;
-        parts.push_back({s.generation.ids().subspan(size_t(s.n_computed), size_t(item.rows)), s.n_computed,
-                         s.generation.n_prompt(), s.blocks});
-        n_rows += item.rows;
-        if (item.wants) wanted.push_back({n_rows - 1, s.generation.wanted(), 0});
+        if (!s.running) continue;
+        const bool decodes = item.rows == 1 && item.wants && s.n_computed >= s.generation.n_prompt();
+        // Neither step's event may be one too many.
+        if (!decodes || !s.generation.is_greedy() || s.n_undelivered + 2 > max_undelivered) return nullptr;
+        ++n_running;
     }
-    const auto cancelled = [&batch] {
-        return std::all_of(batch.begin(), batch.end(), [](const Item& item) { return item.stream->gives_up(); });
-    };
-
-    struct Answer {
-        int32_t id = 0;
-        std::span<const float> values;
-    };
-    std::vector<Answer> answers(batch.size());
-    std::vector<kernels::StepResult> results(batch.size());
-    const size_t n_vocab = size_t(model_.n_vocab());
-    const auto hand_out = [&](const kernels::StepResult& result, size_t first, size_t n) {
-        size_t id = 0, value = 0;
-        for (size_t i = first; i < first + n; ++i) {
-            batch[i].done = true;
-            if (!batch[i].wants) continue;
-            const bool argmax = batch[i].stream->generation.wanted() == kernels::Wanted::argmax;
-            if (argmax) answers[i].id = result.tokens[id++];
-            answers[i].values = std::span(result.values).subspan(value, argmax ? 1 : n_vocab);
-            value += answers[i].values.size();
-        }
-    };
-    try {
-        results[0] = model_.step(parts, wanted, cancelled);
-        hand_out(results[0], 0, batch.size());
-    } catch (const Error& error) {
-        for (Item& item : batch) item.code = error.code(), item.error = error.what();
-        // Whose fault it is shows when each is computed alone; the others go on.
-        for (size_t i = 0; i < batch.size() && batch.size() > 1 && error.code() != Code::cancelled; ++i) try {
-                const kernels::Wanted last{batch[i].rows - 1, batch[i].stream->generation.wanted(), 0};
-                results[i] = model_.step({&parts[i], 1}, {&last, size_t(batch[i].wants)},
-                                         [&] { return batch[i].stream->gives_up(); });
-                hand_out(results[i], i, 1);
-            } catch (const Error& own) {
-                batch[i].code = own.code();
-                batch[i].error = own.what();
-            }
+    if (n_running != running_.size()) return nullptr;
+    auto next = std::make_unique<Flight>();
+    next->ahead = true;
+    for (size_t i = 0; i < flight.batch.size(); ++i) {
+        const StreamPtr& s = flight.batch[i].stream;
+        if (!s->running || s->generation.n_left() < 2) continue;  // its last token comes with the answers
+        const size_t wanted = blocks_of(s->n_computed + 2);
+        if (s->blocks.size() < wanted && !pool_.allocate(wanted - s->blocks.size(), s->blocks)) return nullptr;
+        next->batch.push_back({.stream = s, .rows = 1, .wants = true});
+        next->tokens.push_back(kernels::chosen_before(int32_t(i)));
     }
-
-    // Samplers look at whole rows of logits, a millisecond each with a large vocabulary: every thread takes some.
-    const auto follow = [&](size_t i) {
-        Item& item = batch[i];
-        if (!item.done || item.stream->gives_up()) return;
-        Generation& generation = item.stream->generation;
-        try {
-            item.progress = generation.advance(item.stream->n_computed + item.rows, item.stream->n_taken);
-            if (item.wants) item.token = generation.accept(answers[i].id, answers[i].values);
-        } catch (const std::bad_alloc&) {
-            generation.stop(Finish::error, Code::resource_exhausted, "there is no memory for an event");
-        }
-    };
-    const int32_t own = model_.options().threads;
-    const int64_t most = std::count_if(wanted.begin(), wanted.end(),
-                                       [](const kernels::Wanted& w) { return w.what == kernels::Wanted::logits; });
-    const int64_t threads =
-        n_vocab < least_parallel_vocab ? 1 : std::min<int64_t>(most, own > 0 ? own : kernels::default_threads());
-    kernels::run_parallel(int32_t(std::max<int64_t>(threads, 1)), [&](int32_t index, int32_t count) {
-        for (size_t i = size_t(index); i < batch.size(); i += size_t(count)) follow(i);
-    });
+    return next->batch.empty() ? nullptr : std::move(next);
 }
 
-void Scheduler::commit(Batch& batch) {
+void Scheduler::commit(Flight& flight) {
     ++counters_.n_steps;
-    for (Item& item : batch) {
+    counters_.n_ahead += flight.ahead;
+    for (Item& item : flight.batch) {
         const StreamPtr& s = item.stream;
+        counters_.n_candidates += item.tried;
+        counters_.n_repeated += item.repeated;
+        if (!s->running) continue;  // it ended while its row was computed
         if (item.done) {
             const int32_t n_prompt = s->generation.n_prompt();
             counters_.n_prompt_tokens += uint64_t(std::clamp(n_prompt - s->n_computed, 0, item.rows));

@@ -15,11 +15,12 @@ constexpr auto poll_time = std::chrono::milliseconds(20);
 
 }  // namespace
 
-Scheduler::Scheduler(Model& model, int32_t reserve_tokens)
+Scheduler::Scheduler(Model& model, int32_t reserve_tokens, std::optional<StepStyle> style)
     : model_(model),
       pool_(model.blocks()),
       n_streams_(size_t(model.options().max_streams)),
-      reserve_tokens_(reserve_tokens) {
+      reserve_tokens_(reserve_tokens),
+      style_(style.value_or(StepStyle{model.prefers_candidates(), model.runs_ahead()})) {
     pool_.listen([this] {
         const std::lock_guard lock(mutex_);
         changed_.notify_all();
@@ -114,6 +115,7 @@ void Scheduler::send(const StreamPtr& s, GenerateEvent event) {
 
 void Scheduler::end(const StreamPtr& s) {
     release(*s);
+    s->is_cancelled = nullptr;
     if (s->running) {
         running_.erase(std::find(running_.begin(), running_.end(), s));
         s->running = false;
@@ -139,13 +141,18 @@ void Scheduler::end_cancelled() {
 bool Scheduler::run_step(Lock& lock) {
     const size_t before = events_.size();
     end_cancelled();
-    admit();
-    Batch batch = plan();
-    if (batch.empty()) return events_.size() > before;
+    std::unique_ptr<Flight> flight = std::move(flight_);
+    if (!flight || !flight->is_needed()) {
+        admit();
+        Batch batch = plan();
+        if (batch.empty()) return events_.size() > before;
+        flight = std::make_unique<Flight>(Flight{std::move(batch)});
+    }
+    std::unique_ptr<Flight> next = plan_ahead(*flight);
     stepping_ = true;
     lock.unlock();
     try {
-        compute(batch);
+        compute(*flight, next);
     } catch (...) {  // no memory: nothing of the step counts
         lock.lock();
         stepping_ = false;
@@ -155,7 +162,8 @@ bool Scheduler::run_step(Lock& lock) {
     lock.lock();
     stepping_ = false;
     changed_.notify_all();
-    commit(batch);
+    commit(*flight);
+    if (next && next->is_needed()) flight_ = std::move(next);
     return true;
 }
 

@@ -1,6 +1,7 @@
 // One request in the scheduler, and its part of a step.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -43,11 +44,25 @@ struct Scheduler::Stream {
 struct Scheduler::Item {
     StreamPtr stream;
     int32_t rows = 0;
-    bool wants = false;  // the row after the last id
-    bool done = false;   // computed
+    bool wants = false;     // the row after the last id
+    bool done = false;      // computed
+    bool tried = false;     // asked for candidates,
+    bool repeated = false;  // and then for logits
     std::optional<GenerateEvent> progress = {}, token = {};
     Code code = Code::cancelled;  // where not done
     std::string error = {};
+};
+
+/// A step and its streams.
+struct Scheduler::Flight {
+    Batch batch;
+    std::shared_ptr<StepUnderWay> step = {};  // submitted
+    std::vector<int32_t> tokens = {};         // of the batch's rows, where it is one ahead
+    bool ahead = false;
+
+    bool is_needed() const {
+        return std::any_of(batch.begin(), batch.end(), [](const Item& item) { return item.stream->running; });
+    }
 };
 
 }  // namespace quantplug::engine

@@ -18,6 +18,7 @@ constexpr double chunk_seconds = 0.150;  // as Model::prefill_rows
 constexpr int32_t least_chunk = 8;
 constexpr int32_t warm_up_tokens = 8;
 constexpr int32_t most_tokens = 1 << 24;
+constexpr int32_t most_batch_of_any = 128;
 constexpr double poll_seconds = 0.1;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -35,7 +36,7 @@ void check_request(const BenchRequest& r) {
     require("depth", r.depth, 0, most_tokens);
     require("repeat", r.repeat, 1, 1000);
     require("the number of batch sizes", int64_t(r.batch.size()), 1, 64);
-    for (const int32_t b : r.batch) require("batch", b, 1, max_step_rows);
+    for (const int32_t b : r.batch) require("batch", b, 1, most_batch_of_any);
 }
 
 /// Tells how far it is, not too often.
@@ -83,7 +84,7 @@ class Measurement {
                         [&] { return pace_.cancelled(); });
             if (some >= least_chunk) {
                 const double fits = some * chunk_seconds / std::max(1e-6, seconds_since(start));
-                chunk_ = std::clamp(int32_t(std::min(fits, 1e6)), least_chunk, max_step_rows);
+                chunk_ = std::clamp(int32_t(std::min(fits, 1e6)), least_chunk, model_.max_step_rows());
             }
             done += some;
             pace_.done(some * prefill_work);
@@ -136,11 +137,27 @@ class Measurement {
     int32_t chunk_ = 16;
 };
 
-void add_shares(BenchRow& row, const StepCost& step, double tokens, const kernels::Limits& limits, double peak_gops) {
+/// gb_per_s: of each part, whose shares a step reads one after the other.
+void add_shares(BenchRow& row, const StepCost& step, double tokens, const std::vector<double>& gb_per_s,
+                double peak_gops) {
     row.bytes_per_token = step.bytes / tokens;
     row.gb_per_s = row.bytes_per_token * row.tokens_per_s * 1e-9;
-    if (limits.read_gb_per_s > 0) row.share_of_bandwidth = row.gb_per_s / limits.read_gb_per_s;
+    double least_seconds = 0;
+    for (size_t i = 0; i < gb_per_s.size(); ++i) least_seconds += step.bytes_of[i] * 1e-9 / gb_per_s[i];
+    row.share_of_bandwidth = least_seconds / tokens * row.tokens_per_s;
     if (peak_gops > 0) row.share_of_peak = step.operations / tokens * row.tokens_per_s * 1e-9 / peak_gops;
+}
+
+/// Measured once a device.
+double cuda_bandwidth(const std::string& name, std::vector<DeviceBandwidth>& known) {
+    for (const DeviceBandwidth& one : known)
+        if (one.device == name) return one.gb_per_s;
+    DeviceBandwidth one{name, 0};
+    const int32_t ordinal = int32_t(std::stol(name.substr(name.find(':') + 1)));
+    if (const kernels::Status status = kernels::measure_cuda_copy(ordinal, &one.gb_per_s); !status.ok())
+        fail(Code(status.code), "device ", name, ": ", status.message);
+    known.push_back(one);
+    return one.gb_per_s;
 }
 
 }  // namespace
@@ -175,6 +192,9 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
                     ? BenchModel::from_folder(request.model, format, request.options, memory, progress)
                     : BenchModel::synthetic(request.synthetic, request.bits, request.group, request.options, memory,
                                             progress);
+        if (most_batch > model->max_step_rows())
+            fail(Code::invalid_argument, "batch is ", most_batch, " and a step of ", model->device(), " has at most ",
+                 model->max_step_rows(), " rows");
     }
     if (progress && !progress(0, "measuring the machine's limits"))
         fail(Code::cancelled, "the measurement was cancelled");
@@ -187,9 +207,16 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
     }
     result.device = model->device();
     const kernels::Compute compute = request.options.compute;
-    const double peak = compute == kernels::Compute::exact || !model->quantised() ? result.limits.fp32_gflops
-                        : compute == kernels::Compute::fast                       ? result.limits.int8_gops
-                                                                                  : result.limits.int16_gops;
+    std::vector<double> gb_per_s;
+    std::string device_name;
+    for (const std::string& name : model->device_names()) {
+        device_name += (device_name.empty() ? "" : "+") + name;
+        gb_per_s.push_back(name == "cpu" ? result.limits.read_gb_per_s : cuda_bandwidth(name, result.cuda));
+    }
+    const double peak = !result.cuda.empty()                                          ? 0
+                        : compute == kernels::Compute::exact || !model->quantised() ? result.limits.fp32_gflops
+                        : compute == kernels::Compute::fast                         ? result.limits.int8_gops
+                                                                                    : result.limits.int16_gops;
 
     Pace pace(progress);
     pace.expect(double(request.depth) * most_batch * Measurement::prefill_work);
@@ -202,6 +229,7 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
     const auto row_of = [&](const char* test, int32_t tokens, int32_t batch) {
         BenchRow row;
         row.shape = model->name();
+        row.device = device_name;
         row.bits = model->bits();
         row.threads = threads;
         row.batch = batch;
@@ -218,7 +246,7 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
         const auto work = [&] { measurement.prefill(0, request.depth, request.pp); };
         measurement.measure(row, request.pp, work, work);
         const int32_t chunk = std::min(measurement.chunk(), request.pp);
-        add_shares(row, model->cost(chunk, request.depth + request.pp / 2.0, true), chunk, result.limits, peak);
+        add_shares(row, model->cost(chunk, request.depth + request.pp / 2.0, true), chunk, gb_per_s, peak);
         add_row(row);
     }
     for (const int32_t b : request.batch) {
@@ -228,7 +256,7 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
             row, double(request.tg) * b,
             [&] { measurement.decode(b, request.depth, std::min(request.tg, warm_up_tokens)); },
             [&] { measurement.decode(b, request.depth, request.tg); });
-        add_shares(row, model->cost(b, request.depth + request.tg / 2.0, false), b, result.limits, peak);
+        add_shares(row, model->cost(b, request.depth + request.tg / 2.0, false), b, gb_per_s, peak);
         add_row(row);
     }
     return result;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/model/format.h"
-#include "engine/model/model.h"
+#include "engine/model/options.h"
 #include "kernels/limits.h"
 
 namespace quantplug::engine {
@@ -21,24 +21,30 @@ struct BenchRequest {
     int32_t depth = 0;                       // tokens that each sequence has in the cache already
     std::vector<int32_t> batch = {1, 2, 4};  // sequences that decode at once
     int32_t repeat = 5;
-    LoadOptions options;  // device, compute, threads, cache_mode
+    LoadOptions options;  // device, gpu_layers, compute, threads, cache_mode
 };
 
 struct BenchRow {
-    std::string shape;
+    std::string shape, device;  // device: "cpu", "cuda:0", "cpu+cuda:0"
     double bits = 0;  // per weight of the layers' matrices
     int32_t threads = 0, batch = 1, depth = 0;
     std::string test;                           // "pp512", "tg128"
     double tokens_per_s = 0, min = 0, max = 0;  // median, worst and best of the repeats, of all sequences together
     double bytes_per_token = 0;                 // packed matrices and cache, by their sizes
     double gb_per_s = 0;                        // bytes_per_token * tokens_per_s
-    double share_of_bandwidth = 0;              // of read_gb_per_s
-    double share_of_peak = 0;                   // of the operations' limit: int16, int8 or fp32 as they are computed
+    double share_of_bandwidth = 0;              // of read_gb_per_s, on a CUDA device of its copies' gb_per_s
+    double share_of_peak = 0;  // of the operations' limit: int16, int8 or fp32 as the CPU computes them; 0: not the CPU
+};
+
+struct DeviceBandwidth {
+    std::string device;
+    double gb_per_s = 0;  // kernels::measure_cuda_copy
 };
 
 struct BenchResult {
     std::vector<BenchRow> rows;
     kernels::Limits limits;  // with as many threads as the measurement has
+    std::vector<DeviceBandwidth> cuda;  // of the devices that compute
     std::string cpu, device;
 };
 

@@ -32,6 +32,7 @@ kernels::KvSpec::Type cache_mode_of(const std::string& name) {
 
 Json json_of(const BenchRow& row) {
     return {{"shape", row.shape},
+            {"device", row.device},
             {"bits", row.bits},
             {"threads", row.threads},
             {"batch", row.batch},
@@ -60,7 +61,8 @@ const char* bench_arguments() {
            R"( "batch": {"type": "array", "help": "sequences that decode at once, a test each", "default": [1, 2, 4]},)"
            R"( "repeat": {"type": "integer", "help": "runs of each test; the median counts", "default": 5},)"
            R"( "threads": {"type": "integer", "help": "0: cores, affinity and quota", "default": 0},)"
-           R"( "device": {"type": "string", "help": "auto or cpu", "default": "auto"},)"
+           R"( "device": {"type": "string", "help": "auto, cpu, cuda[:N] or several with commas", "default": "auto"},)"
+           R"( "gpu_layers": {"type": "integer", "help": "layers on the CUDA device; -1: all", "default": -1},)"
            R"( "compute": {"type": "string", "help": "default or exact", "default": "default"},)"
            R"( "cache_mode": {"type": "string", "help": "f16, q8 or q4", "default": "f16"}})";
 }
@@ -86,6 +88,7 @@ void run_bench(const Format& format, std::string_view arguments_json, const Emit
     if (request.options.threads < 0 || request.options.threads > 1024)
         fail(Code::invalid_argument, "threads is ", request.options.threads, "; it must lie in 0..1024");
     request.options.device = arguments.string("device").value_or("auto");
+    request.options.gpu_layers = integer_of(arguments, "gpu_layers", -1);
     request.options.compute = compute_of(arguments.string("compute").value_or("default"));
     request.options.cache_mode = cache_mode_of(arguments.string("cache_mode").value_or("f16"));
 
@@ -105,6 +108,8 @@ void run_bench(const Format& format, std::string_view arguments_json, const Emit
     Json rows = Json::array();
     for (const BenchRow& row : result.rows) rows.push_back(json_of(row));
     const kernels::Limits& limits = result.limits;
+    Json cuda = Json::array();
+    for (const DeviceBandwidth& one : result.cuda) cuda.push_back({{"device", one.device}, {"gb_per_s", one.gb_per_s}});
     send({{"event", "done"},
           {"rows", std::move(rows)},
           {"limits",
@@ -112,6 +117,7 @@ void run_bench(const Format& format, std::string_view arguments_json, const Emit
             {"int8_gops", limits.int8_gops},
             {"int16_gops", limits.int16_gops},
             {"fp32_gflops", limits.fp32_gflops}}},
+          {"cuda", std::move(cuda)},
           {"cpu", result.cpu},
           {"device", result.device}});
 }

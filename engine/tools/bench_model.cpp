@@ -9,7 +9,6 @@
 #include "engine/base/error.h"
 #include "engine/checkpoint/folder.h"
 #include "engine/model/graph.h"
-#include "engine/model/memory.h"
 #include "engine/model/weights.h"
 #include "kernels/half.h"
 
@@ -170,15 +169,24 @@ Decoder synthetic_decoder(std::string_view name, int32_t bits, int32_t group) {
         add(prefix + "up", s.hidden_size, inner, bits, of(&LayerSpec::up));
         add(prefix + "down", inner, s.hidden_size, bits, of(&LayerSpec::down));
     }
+    NormPart weights;
+    weights.size = s.hidden_size;
+    weights.value = &kernels::NormSpec::weight;
+    weights.of_model = &ModelSpec::final_norm;
+    d.norms.push_back(weights);
+    weights.of_model = nullptr;
+    for (weights.layer = 0; weights.layer < shape.n_layers; ++weights.layer) {
+        for (const auto of_layer : {&LayerSpec::attention_norm, &LayerSpec::mlp_norm}) {
+            weights.of_layer = of_layer;
+            d.norms.push_back(weights);
+        }
+    }
     add("head", s.hidden_size, s.n_vocab, std::max(bits, least_head_bits), {.of_model = &ModelSpec::head});
     return d;
 }
 
 BenchModel::BenchModel(std::string name, Decoder decoder, const LoadOptions& options, const BenchMemory& memory)
     : name_(std::move(name)), decoder_(std::move(decoder)), options_(options) {
-    if (options.device != "auto" && options.device != "cpu")
-        fail(Code::unavailable, "device ", options.device, " is not there: this build measures the CPU only");
-    check(kernels::make_cpu_device(options.threads, &device_), "device cpu");
     const bool exact = options.compute == kernels::Compute::exact;
     kv_spec_.type = exact ? kernels::KvSpec::f32 : options.cache_mode;
     kv_spec_.block_tokens = kv_block_tokens;
@@ -189,19 +197,33 @@ BenchModel::BenchModel(std::string name, Decoder decoder, const LoadOptions& opt
              " are to be measured; lower depth, pp or tg");
     decoder_.spec.max_positions = memory.positions;
 
-    const uint64_t weights = weight_bytes(decoder_, *device_), kv = device_->kv_bytes(decoder_.spec, kv_spec_),
-                   scratch = device_->scratch_bytes(decoder_.spec, max_step_rows, memory.max_wanted),
-                   other = decoder_.largest_matrix_bytes(), available = available_memory();
-    // Each part may be more than any machine has.
-    if (available > 0 && double(weights) + double(kv) + double(scratch) + double(other) > double(available))
-        fail(Code::resource_exhausted, name_, ": needs ", weights >> 20, " MiB for weights, ", kv >> 20,
-             " for the cache, ", scratch >> 20, " for scratch and ", other >> 20, " while loading; ", available >> 20,
-             " MiB are available");
+    StepNeeds needs;
+    needs.positions = memory.positions;
+    needs.kv = kv_spec_;
+    needs.compute = options.compute;
+    needs.max_wanted = memory.max_wanted;
+    needs.other = decoder_.largest_matrix_bytes();
+    ChosenDevices chosen = choose_devices(
+        decoder_, options,
+        [&](Devices& devices, const Log&) {
+            MemoryPlan plan = plan_parts(devices, decoder_, needs);
+            plan.ctx = memory.positions;
+            return plan;
+        },
+        {});
+    for (const MemoryPlan::Pool& pool : chosen.plan.pools()) {
+        if (!pool.fits())
+            fail(Code::resource_exhausted, name_, ": needs ", pool.weights >> 20, " MiB for weights, ",
+                 pool.kv_cache >> 20, " for the cache, ", pool.scratch >> 20, " for scratch and ", pool.other >> 20,
+                 " while loading on ", pool.device, "; ", pool.free >> 20, " MiB are available");
+    }
+    devices_ = std::move(chosen.devices);
 }
 
 void BenchModel::finish(const BenchMemory& memory) {
-    check(device_->make_kv(decoder_.spec, kv_spec_, &kv_), name_);
-    check(device_->prepare(decoder_.spec, max_step_rows, memory.max_wanted), name_);
+    kernels::Device& device = *devices_.device;
+    check(device.make_kv(decoder_.spec, kv_spec_, &kv_), name_);
+    check(device.prepare(decoder_.spec, devices_.max_rows(), memory.max_wanted), name_);
 }
 
 std::unique_ptr<BenchModel> BenchModel::from_folder(const std::filesystem::path& path, const Format& format,
@@ -211,7 +233,7 @@ std::unique_ptr<BenchModel> BenchModel::from_folder(const std::filesystem::path&
     std::string name = path.filename().string();
     if (name.empty() || name == ".") name = folder.name();
     std::unique_ptr<BenchModel> model(new BenchModel(name, read_decoder(folder, format), options, memory));
-    load_weights(folder, format, model->decoder_, *model->device_, progress);
+    load_weights(folder, format, model->decoder_, *model->devices_.device, progress);
     model->finish(memory);
     return model;
 }
@@ -222,20 +244,24 @@ std::unique_ptr<BenchModel> BenchModel::synthetic(std::string_view shape, int32_
     std::unique_ptr<BenchModel> model(
         new BenchModel(std::string(shape), synthetic_decoder(shape, bits, group), options, memory));
     Decoder& decoder = model->decoder_;
-    kernels::Device& device = *model->device_;
+    kernels::Device& device = *model->devices_.device;
+    const int32_t n_parts = device.n_parts();
+    reserve_weights(decoder, device, model->name_);
     RandomBytes random(1);
     const double total = double(decoder.linears.size());
     for (size_t i = 0; i < decoder.linears.size(); ++i) {
         if (progress && !progress(double(i) / total, "packing random weights"))
             fail(Code::cancelled, "the measurement was cancelled");
         const LinearPart& part = decoder.linears[i];
+        device.select(place_of(decoder, part, n_parts).part);
         part.slot.in(decoder.spec) = pack_random(device, part, random);
     }
     const std::vector<float> ones(size_t(decoder.spec.hidden_size), 1.0f);
-    kernels::Vector weight;
-    check(device.upload(ones, &weight), model->name_);
-    decoder.spec.final_norm.weight = weight;
-    for (LayerSpec& layer : decoder.spec.layers) layer.attention_norm.weight = layer.mlp_norm.weight = weight;
+    for (const NormPart& norm : decoder.norms) {
+        device.select(place_of(decoder, norm, n_parts).part);
+        check(device.upload(ones, &norm.in(decoder.spec)), model->name_);
+    }
+    device.select(0);
     model->finish(memory);
     return model;
 }
@@ -265,28 +291,43 @@ void BenchModel::step(std::span<const kernels::Row> rows, std::span<const kernel
     const kernels::Step step{
         .rows = rows, .kv = kv_, .block_table = table, .max_blocks = blocks_each, .wanted = wanted, .prefill = prefill};
     kernels::StepResult result;
+    kernels::Device& device = *devices_.device;
     const Status status =
-        device_->wait(device_->submit(decoder_.spec, step, decoder_walk(decoder_.spec, cancelled)), &result);
+        device.wait(device.submit(decoder_.spec, step, decoder_walk(decoder_.spec, cancelled)), &result);
     if (!status.ok())
         fail(Code(status.code), status.message.empty() ? "the measurement was cancelled" : status.message);
 }
 
 StepCost BenchModel::cost(int32_t rows, double context, bool shared_context) const {
     StepCost cost;
-    for (const LinearPart& l : decoder_.linears) {
-        cost.bytes += share_read(l, decoder_, rows) * double(device_->matrix_bytes(l.shape));
-        cost.operations += share_computed(l, decoder_) * 2.0 * rows * l.shape.in_features * l.shape.out_features;
-    }
     const ModelSpec& s = decoder_.spec;
+    kernels::Device& device = *devices_.device;
+    const int32_t n_parts = device.n_parts();
     kernels::KvSpec one = kv_spec_;
     one.n_blocks = 1;
-    const double layers = double(s.layers.size());
-    const double token_bytes = double(device_->kv_bytes(s, one)) / kv_block_tokens / std::max(1.0, layers);
-    for (const LayerSpec& layer : s.layers) {
-        const double seen = layer.window > 0 ? std::min(context, double(layer.window)) : context;
-        cost.bytes += token_bytes * (seen * (shared_context ? 1 : rows) + rows);
-        cost.operations += 4.0 * rows * seen * s.n_heads * s.head_dim;
+    for (int32_t part = 0; part < n_parts; ++part) {
+        device.select(part);
+        double bytes = 0;
+        for (const LinearPart& l : decoder_.linears) {
+            // Of a matrix on two parts the last is the head, which is read whole.
+            const WeightPlace place = place_of(decoder_, l, n_parts);
+            if ((place.second >= 0 ? place.second : place.part) != part) continue;
+            bytes += share_read(l, decoder_, rows) * double(device.matrix_bytes(l.shape));
+            cost.operations += share_computed(l, decoder_) * 2.0 * rows * l.shape.in_features * l.shape.out_features;
+        }
+        const auto is_own = [&](const LayerSpec& layer) { return layer.device == part; };
+        const double layers = double(std::count_if(s.layers.begin(), s.layers.end(), is_own));
+        const double token_bytes = double(device.kv_bytes(s, one)) / kv_block_tokens / std::max(1.0, layers);
+        for (const LayerSpec& layer : s.layers) {
+            if (!is_own(layer)) continue;
+            const double seen = layer.window > 0 ? std::min(context, double(layer.window)) : context;
+            bytes += token_bytes * (seen * (shared_context ? 1 : rows) + rows);
+            cost.operations += 4.0 * rows * seen * s.n_heads * s.head_dim;
+        }
+        cost.bytes_of.push_back(bytes);
+        cost.bytes += bytes;
     }
+    device.select(0);
     return cost;
 }
 

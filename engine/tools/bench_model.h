@@ -6,11 +6,15 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/model/decoder.h"
-#include "engine/model/model.h"
+#include "engine/model/devices.h"
+#include "engine/model/format.h"
+#include "engine/model/options.h"
 #include "kernels/device.h"
 
 namespace quantplug::engine {
@@ -39,8 +43,9 @@ struct BenchMemory {
 
 /// What a step moves and computes, by the model's own numbers.
 struct StepCost {
-    double bytes = 0;       // packed matrices that it reads, and the cache
-    double operations = 0;  // two for each weight and row, and attention's
+    double bytes = 0;            // packed matrices that it reads, and the cache
+    std::vector<double> bytes_of;  // each part's share
+    double operations = 0;       // two for each weight and row, and attention's
 };
 
 /// A decoder with its weights on a device of its own. One thread at a time.
@@ -60,7 +65,9 @@ class BenchModel {
     double bits() const;  // per weight of the layers' matrices
     bool quantised() const;
     const kernels::ModelSpec& spec() const { return decoder_.spec; }
-    std::string device() const { return device_->describe(); }
+    std::string device() const { return devices_.device->describe(); }
+    const std::vector<std::string>& device_names() const { return devices_.names; }  // of the parts
+    int32_t max_step_rows() const { return devices_.max_rows(); }
 
     /// Sequences hold `blocks_each` blocks one after the other. Between layers `cancelled` is asked; then CANCELLED.
     void step(std::span<const kernels::Row> rows, std::span<const kernels::Wanted> wanted, int32_t n_sequences,
@@ -76,7 +83,7 @@ class BenchModel {
     std::string name_;
     Decoder decoder_;
     LoadOptions options_;
-    std::unique_ptr<kernels::Device> device_;
+    Devices devices_;
     kernels::Kv kv_;
     kernels::KvSpec kv_spec_;
 };

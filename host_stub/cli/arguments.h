@@ -34,6 +34,8 @@ struct ModelArguments : BackendArguments {
     std::string model;
     std::string device, compute;
     std::optional<uint32_t> threads, ctx;
+    std::optional<int32_t> gpu_layers;
+    bool deterministic = false;
 };
 
 /// What is not given comes from the model's files, or is off.

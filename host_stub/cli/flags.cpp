@@ -1,5 +1,7 @@
 #include "host_stub/cli/flags.h"
 
+#include <algorithm>
+
 #include "host_stub/cli/arguments.h"
 #include "host_stub/cli/sampling.h"
 #include "host_stub/cli/utf8.h"
@@ -9,13 +11,28 @@ namespace quantplug::host {
 CLI::Validator device_validator() {
     return CLI::Validator(
         [](std::string& value) -> std::string {
-            if (value == "auto" || value == "cpu" || value == "cuda") return {};
-            const std::string number = value.rfind("cuda:", 0) == 0 ? value.substr(5) : "";
-            if (!number.empty() && number.size() <= 3 && number.find_first_not_of("0123456789") == std::string::npos)
-                return {};
-            return "'" + printable(value) + "' is not auto, cpu, cuda or cuda:N";
+            const auto known = [](const std::string& name) {
+                if (name == "cpu" || name == "cuda") return true;
+                const std::string number = name.rfind("cuda:", 0) == 0 ? name.substr(5) : "";
+                return !number.empty() && number.size() <= 3 &&
+                       number.find_first_not_of("0123456789") == std::string::npos;
+            };
+            if (value == "auto") return {};
+            for (size_t begin = 0; begin <= value.size();) {
+                const size_t end = std::min(value.find(',', begin), value.size());
+                if (!known(value.substr(begin, end - begin)))
+                    return "'" + printable(value) + "' is not auto, cpu, cuda, cuda:N, or a list like cuda:0,cuda:1";
+                begin = end + 1;
+            }
+            return {};
         },
-        "auto|cpu|cuda[:N]");
+        "auto|cpu|cuda[:N][,...]");
+}
+
+void add_gpu_layers(CLI::App& command, std::optional<int32_t>& gpu_layers) {
+    command.add_option("--gpu-layers", gpu_layers, "layers on the CUDA device, counted from the last (default -1: all)")
+        ->check(CLI::Range(-1, 1 << 20))
+        ->type_name("N");
 }
 
 void add_output_arguments(CLI::App& command, OutputArguments& output) {
@@ -46,6 +63,9 @@ void add_model_arguments(CLI::App& command, ModelArguments& model) {
     command.add_option("--ctx", model.ctx, "tokens of context (default: the model's own, or what memory allows)")
         ->check(CLI::Range(1u, 16777216u))
         ->type_name("N");
+    add_gpu_layers(command, model.gpu_layers);
+    command.add_flag("--deterministic", model.deterministic,
+                     "the same bits whatever was computed before: cached prefixes only where they agree bit for bit");
 }
 
 void add_sampling_arguments(CLI::App& command, SamplingArguments& sampling) {

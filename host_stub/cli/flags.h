@@ -2,10 +2,13 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
 
 namespace quantplug::host {
 
-/// Checks a --device value: auto, cpu, cuda or cuda:N.
+/// Checks a --device value: auto, or cpu, cuda and cuda:N with commas between them.
 CLI::Validator device_validator();
+void add_gpu_layers(CLI::App& command, std::optional<int32_t>& gpu_layers);
 
 }  // namespace quantplug::host

@@ -163,6 +163,8 @@ Options load_options(const ModelArguments& arguments) {
     if (!arguments.compute.empty()) add("compute", arguments.compute);
     if (arguments.threads) add("threads", std::to_string(*arguments.threads));
     if (arguments.ctx) add("ctx", std::to_string(*arguments.ctx));
+    if (arguments.gpu_layers) add("gpu_layers", std::to_string(*arguments.gpu_layers));
+    if (arguments.deterministic) add("deterministic", "1");
     for (const std::string& option : arguments.options) {
         const auto [key, value] = parse_option(option);
         add(key, value);

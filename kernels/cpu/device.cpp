@@ -172,6 +172,7 @@ class CpuDevice final : public Device, private Handles {
     Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) override {
         StepResult result;
         Status status = guarded([&] { return run(spec, step, walk, &result); });
+        before_.failed = !status.ok();
         if (!status.ok()) result = {};
         const Ticket ticket{next_ticket_++};
         pending_.push_back({ticket.id, std::move(status), std::move(result)});
@@ -228,14 +229,17 @@ class CpuDevice final : public Device, private Handles {
             kv->head_dim != spec.head_dim) {
             return Status::error(invalid_argument, "the step's KV cache was made for a model of other dimensions");
         }
-        if (Status status = check_step(spec, step, kv->spec, max_rows_, max_wanted_, slots_); !status.ok())
+        if (Status status = check_step(spec, step, kv->spec, max_rows_, max_wanted_, slots_, &before_); !status.ok())
             return status;
-        ops_.begin_step(spec, step, *kv, result);
+        Step known = step;
+        known.rows = rows_.fill(step.rows, chosen_);
+        ops_.begin_step(spec, known, *kv, result);
         if (!walk(ops_)) return Status::error(cancelled, "the step was cancelled");
         if (!ops_.status().ok()) return ops_.status();
         if (!step.wanted.empty() && !ops_.sampled()) {
             return Status::error(invalid_argument, "the step wants results, and its walk ended without head_sample");
         }
+        keep_chosen(step, *result, before_, chosen_);
         return {};
     }
 
@@ -276,6 +280,9 @@ class CpuDevice final : public Device, private Handles {
     std::optional<ModelSpec> prepared_;  // its dimensions
     int32_t max_rows_ = 0, max_wanted_ = 0;
     std::vector<int64_t> slots_;
+    StepBefore before_;
+    std::vector<int32_t> chosen_;  // by before_: the ids of its argmaxes
+    KnownRows rows_;
     uint64_t next_ticket_ = 1;
     std::vector<Pending> pending_;
 };

@@ -54,27 +54,49 @@ void CpuOps::cap_logits(Slot logits, int32_t width, float scale, float softcap) 
 
 void CpuOps::emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) {
     int32_t best[wanted_block] = {};
-    double log_sum[wanted_block] = {};
-    const auto one = [&](int32_t i) {
-        if (wanted[size_t(i)].what != Wanted::logits) table_.log_sum(row(logits, i), n_vocab, &best[i], &log_sum[i]);
+    double sums[wanted_block][2] = {};
+    size_t first[wanted_block] = {};  // of its candidates
+    size_t n_candidates = result->candidates.size();
+    for (int32_t i = 0; i < n_wanted_; ++i) {
+        first[i] = n_candidates;
+        if (wanted[size_t(i)].what == Wanted::candidates) n_candidates += size_t(wanted[size_t(i)].n);
+    }
+    result->candidates.resize(n_candidates);
+    const auto some = [&](int64_t begin, int64_t end) {
+        Chooser chooser;
+        for (int64_t i = begin; i < end; ++i) {
+            const Wanted& one = wanted[size_t(i)];
+            if (one.what == Wanted::candidates)
+                choose_candidates(one, row(logits, i), n_vocab, chooser, result->candidates.data() + first[i], sums[i]);
+            else if (one.what != Wanted::logits)
+                table_.log_sum(row(logits, i), n_vocab, &best[i], &sums[i][0]);
+        }
     };
     if (n_wanted_ == 1 || threads_ == 1) {
-        for (int32_t i = 0; i < n_wanted_; ++i) one(i);
+        some(0, n_wanted_);
     } else {
         run_parallel(threads_, [&](int32_t index, int32_t total) {
-            for (int64_t i = cut(n_wanted_, index, total), end = cut(n_wanted_, index + 1, total); i < end; ++i)
-                one(int32_t(i));
+            some(cut(n_wanted_, index, total), cut(n_wanted_, index + 1, total));
         });
     }
     for (int32_t i = 0; i < n_wanted_; ++i) {
         const float* row_logits = row(logits, i);
-        if (wanted[size_t(i)].what == Wanted::logits) {
-            result->values.insert(result->values.end(), row_logits, row_logits + n_vocab);
-        } else if (wanted[size_t(i)].what == Wanted::argmax) {
-            result->tokens.push_back(best[i]);
-            result->values.push_back(float(double(row_logits[best[i]]) - log_sum[i]));
-        } else {
-            result->values.push_back(float(double(row_logits[wanted[size_t(i)].token]) - log_sum[i]));
+        const Wanted& one = wanted[size_t(i)];
+        switch (one.what) {
+            case Wanted::logits:
+                result->values.insert(result->values.end(), row_logits, row_logits + n_vocab);
+                break;
+            case Wanted::argmax:
+                result->tokens.push_back(best[i]);
+                result->values.push_back(float(double(row_logits[best[i]]) - sums[i][0]));
+                break;
+            case Wanted::logprob_of:
+                result->values.push_back(float(double(row_logits[one.token]) - sums[i][0]));
+                break;
+            case Wanted::candidates:
+                result->values.push_back(float(sums[i][0]));
+                result->values.push_back(float(sums[i][1]));
+                break;
         }
     }
 }

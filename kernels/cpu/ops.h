@@ -122,6 +122,20 @@ class CpuOps final : public BlockOps {
     void cap_logits(Slot logits, int32_t width, float scale, float softcap) override;
     void emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) override;
 
+    // candidates.cpp
+    /// Working space of a thread that chooses candidates.
+    struct Chooser {
+        struct Ranked {
+            float adjusted;
+            int32_t id;
+        };
+        std::vector<Ranked> best;
+        std::vector<float> before;  // the adjusted logits as they were
+    };
+    /// Wanted::candidates of one row, which is as it was afterwards. `sums`: of all, of the adjusted below n_sampled.
+    void choose_candidates(const Wanted& wanted, float* logits, int32_t n_vocab, Chooser& chooser, Candidate* out,
+                double sums[2]) const;
+
     // ops.cpp
     void norm(const NormSpec&, Slot x, int32_t width, Slot out) override;
     void project(Matrix w, Slot x, Slot out, int32_t column, Store store) override;

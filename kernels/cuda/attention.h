@@ -46,15 +46,17 @@ struct AttentionLaunch {
 /// Head norms and RoPE of q and k, in place in qkv; keys and values into the cache. Dummies: nothing.
 void rope_append(Queue& queue, const AttentionLaunch& launch);
 
-/// Rows of different sequences, each against the cache up to its position. Chunks of 256 positions are summed apart and
-/// joined in their order, so that a row's bits depend on its sequence alone. Dummies: zeros.
+constexpr int32_t decode_max_chunks = 64;
+/// Rows of different sequences, each against the cache up to its position. Chunks of 256 positions (512, 1024 ... where a
+/// row sees so many that there would be more than decode_max_chunks) are summed apart and joined in their order, so that a
+/// row's bits depend on its sequence alone. Dummies: zeros.
 /// `append`: does rope_append's work too (then no two rows of the launch belong to one sequence); q stays unturned in qkv.
 struct DecodeWorkspace {
-    float* partials = nullptr;
+    float* partials = nullptr;     // aligned to 16 bytes
     uint32_t* counters = nullptr;  // zeros before and after
 };
 uint64_t decode_workspace_floats(int32_t rows, int32_t n_heads, int32_t head_dim, int32_t max_positions);
-uint64_t decode_workspace_counters(int32_t rows, int32_t n_kv_heads);
+uint64_t decode_workspace_counters(int32_t rows, int32_t n_heads);
 void decode_attention(Queue& queue, const AttentionLaunch& launch, bool append, const DecodeWorkspace& workspace,
                       int32_t max_positions, int32_t n_multiprocessors);
 

@@ -56,6 +56,7 @@ QP_DEVICE uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {  // (a & m
     return d;
 }
 QP_DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+QP_DEVICE uint32_t bit_count(uint32_t v) { return uint32_t(__popc(v)); }
 QP_DEVICE uint32_t float_bits(float v) { return __float_as_uint(v); }
 QP_DEVICE float bits_float(uint32_t v) { return __uint_as_float(v); }
 
@@ -63,6 +64,11 @@ QP_DEVICE float bits_float(uint32_t v) { return __uint_as_float(v); }
 QP_DEVICE float exp2_fast(float x) {  // 2 ulp; -inf gives 0
     float y;
     asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+    return y;
+}
+QP_DEVICE float reciprocal_fast(float x) {  // 1 ulp; inf gives 0
+    float y;
+    asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
     return y;
 }
 // Multiply and add as two roundings, whatever the compiler would contract.
@@ -160,6 +166,9 @@ QP_DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
 }
+
+/// The line of 128 bytes around p is on its way to L2.
+QP_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 QP_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t v) { return atomicAdd(p, v); }
 QP_DEVICE void fence_device() { __threadfence(); }

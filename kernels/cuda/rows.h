@@ -17,8 +17,9 @@ struct RowsView {
     int64_t ld = 0;
 };
 
-/// norm(x) of `width` values a row: to `normed` where not null, and in the order of `matrix` to `operand` where x is not
-/// null, its padding zeroed. One block a row, one order of additions whatever the number of rows.
+/// norm(x) of `width` values a row: to `normed` where not null, and in the order of `matrix` to `operand` where x is
+/// not null, its padding zeroed. One block a row, one order of additions whatever the number of rows. An operand's row
+/// has at most 65536 values; `operand.x` and `matrix.gather` are aligned to 16 bytes.
 struct PrepareLaunch {
     RowsView x;
     int32_t width = 0, rows = 0;
@@ -51,20 +52,21 @@ void copy_rows(Queue& queue, RowsView from, int32_t width, int32_t rows, RowsVie
 
 // ---------------------------------------------------------------- experts
 /// Router logits (rows, n_experts) to pairs: softmax over all experts, the top_k best (ties to the lower id), their
-/// probabilities (renormalised or not), as MoeSpec says; then pairs sorted by expert, then row, cut in slabs.
+/// probabilities (renormalised or not), as MoeSpec says; then pairs sorted by expert, then row, cut in slabs. A weight
+/// is NaN where a logit of its row is; NaN is chosen last. Up to 32 of up to 512 experts. The logits are overwritten.
 struct RouteLaunch {
     RowsView logits;
     int32_t n_experts = 0, top_k = 0, rows = 0;
     bool renormalise = false;
-    const StepHeader* header = nullptr;  // rows beyond n_rows take part in no pair
+    const StepHeader* header = nullptr;  // rows beyond n_rows take part in no pair; null: all do
     int32_t slab_rows = 8;
-    ExpertSlab* slabs = nullptr;     // (route_max_slabs)
+    ExpertSlab* slabs = nullptr;  // (route_max_slabs)
     int32_t* n_slabs = nullptr;
     int32_t* pair_expert = nullptr;  // (rows * top_k)
     int32_t* pair_row = nullptr;
     float* pair_weight = nullptr;
-    int32_t* row_pairs = nullptr;    // (rows, top_k): a row's pairs by rising expert id
-    int32_t* counts = nullptr;       // (2 * n_experts) of working space
+    int32_t* row_pairs = nullptr;  // (rows, top_k): a row's pairs by rising expert id; of rows beyond n_rows -1
+    int32_t* counts = nullptr;     // (n_experts) of working space
 };
 int32_t route_max_slabs(int32_t rows, int32_t n_experts, int32_t top_k, int32_t slab_rows);
 void route(Queue& queue, const RouteLaunch& launch);
@@ -82,7 +84,8 @@ struct PairOperandLaunch {
 };
 void prepare_pairs(Queue& queue, const PairOperandLaunch& launch);
 
-/// out[r] = sum over the row's pairs, by rising expert id, of weight * from[pair].
+/// out[r] = sum over the row's pairs, by rising expert id, of weight * from[pair]; 0 where r is beyond n_rows (header
+/// null: none is).
 void combine_pairs(Queue& queue, RowsView from, const int32_t* row_pairs, const float* pair_weight,
                    const StepHeader* header, int32_t top_k, int32_t width, int32_t rows, RowsView out);
 /// to += sigmoid(gate[r, 0]) * from

@@ -59,6 +59,7 @@ Status allocate_host(uint64_t bytes, void** out);  // pinned
 void release_host(void* p);
 
 // ---------------------------------------------------------------- streams: everything below is asynchronous but for what waits
+bool native_streams();  // a StreamHandle is a cudaStream_t: not in the shim
 Status create_stream(StreamHandle* out);
 void destroy_stream(StreamHandle stream);
 Status copy_to_device(StreamHandle stream, void* device, const void* host, uint64_t bytes);  // host memory stays until then

@@ -18,19 +18,21 @@ void cap_logits(Queue& queue, RowsView logits, int32_t width, float scale, float
 
 /// Of one wanted row, all of the logits as they are.
 struct RowAnswer {
-    int32_t best = 0;          // the first of the largest
-    float best_logprob = 0;    // natural logs of the softmax
-    float token_logprob = 0;   // of StepWanted::token
-    float log_sum_exp = 0;     // ln sum exp(z)
+    int32_t best = 0;                // the first of the largest
+    float best_logprob = 0;          // natural logs of the softmax
+    float token_logprob = 0;         // of StepWanted::token
+    float log_sum_exp = 0;           // ln sum exp(z)
     float adjusted_log_sum_exp = 0;  // of the adjusted logits; emit_candidates
 };
+/// NaN is never the best; where nothing is above -infinity, best is 0 and the logarithms are NaN, as they are where a
+/// logit is NaN or +infinity. Rows beyond n_wanted get chosen = 0 and no answer.
 struct EmitLaunch {
     RowsView logits;  // (n, n_vocab)
     int32_t n_vocab = 0, n = 0;
     StepView step;
     RowAnswer* answers = nullptr;  // (n)
     int32_t* chosen = nullptr;     // (n): answers[i].best, for the next step's rows
-    float* partials = nullptr;     // emit_workspace_floats
+    float* partials = nullptr;     // emit_workspace_floats, aligned to 16 bytes; serves emit_candidates too
     uint32_t* counters = nullptr;  // (n), zeros before and after
 };
 uint64_t emit_workspace_floats(int32_t n, int32_t n_vocab);
@@ -45,9 +47,10 @@ struct CandidateRecord {
     int32_t token;
     float logit;  // as computed, without adjustments
 };
-/// The n_candidates tokens below n_sampled with the largest adjusted logits z' = (z > 0 ? z / repeat : z * repeat) + add,
-/// by falling z', ties to the lower id; fewer where fewer are above -infinity: the rest has token -1. Sets
-/// answers[i].adjusted_log_sum_exp, over tokens below n_sampled. A token stands in one record of a row at most.
+/// The n_candidates tokens below n_sampled with the largest adjusted logits z' = (z > 0 ? z / repeat : z * repeat) +
+/// add, by falling z', ties to the lower id; fewer where fewer are above -infinity: the rest has token -1. Sets
+/// answers[i].adjusted_log_sum_exp, over tokens below n_sampled (-infinity where nothing is above it). A token stands
+/// in one record of a row at most. The rest of an answer is emit's.
 struct CandidateLaunch {
     EmitLaunch emit;
     const AdjustRecord* adjusts = nullptr;

@@ -121,16 +121,22 @@ class ReferenceDevice final : public Device, private Handles {
                    : Status::error(not_found, "there is no KV cache " + std::to_string(kv.id));
     }
     Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) override {
-        result_ = {};
-        status_ = guarded([&] { return run(spec, step, walk); });
-        return {++ticket_};
+        Pending& pending = pending_.emplace_back(Pending{++ticket_, {}, {}});
+        pending.status = guarded([&] { return run(spec, step, walk, &pending.result); });
+        before_.failed = !pending.status.ok();
+        return {ticket_};
     }
     Status wait(Ticket ticket, StepResult* out) override {
-        if (ticket.id != ticket_)
-            return Status::error(not_found, "ticket " + std::to_string(ticket.id) + " is not waiting");
-        if (out) *out = std::move(result_);
-        return std::exchange(status_,
-                             Status::error(not_found, "ticket " + std::to_string(ticket.id) + " was given twice"));
+        const auto found =
+            std::find_if(pending_.begin(), pending_.end(), [&](const Pending& p) { return p.id == ticket.id; });
+        if (found == pending_.end()) {
+            return Status::error(
+                not_found, "ticket " + std::to_string(ticket.id) + " is not waiting: it was given twice or never");
+        }
+        Status status = std::move(found->status);
+        if (out) *out = status.ok() ? std::move(found->result) : StepResult{};
+        pending_.erase(found);
+        return status;
     }
     bool finished(Ticket) override { return true; }
 
@@ -149,7 +155,12 @@ class ReferenceDevice final : public Device, private Handles {
         *out = {uint32_t(ops_.matrices.size() - 1)};
         return {};
     }
-    Status run(const ModelSpec& spec, const Step& step, const Walk& walk) {
+    struct Pending {
+        uint64_t id;
+        Status status;
+        StepResult result;
+    };
+    Status run(const ModelSpec& spec, const Step& step, const Walk& walk, StepResult* result) {
         if (!max_rows_)
             return Status::error(failed_precondition, "a step was submitted before the device was prepared");
         if (Status status = check_model(spec, *this); !status.ok()) return status;
@@ -165,12 +176,16 @@ class ReferenceDevice final : public Device, private Handles {
             return Status::error(invalid_argument, "the step's KV cache was made for a model of other dimensions");
         }
         std::vector<int64_t> slots;
-        if (Status status = check_step(spec, step, kv.spec, max_rows_, max_wanted_, slots); !status.ok()) return status;
-        ops_.begin_step(spec, step, &kv, &result_);
+        if (Status status = check_step(spec, step, kv.spec, max_rows_, max_wanted_, slots, &before_); !status.ok())
+            return status;
+        Step known = step;
+        known.rows = rows_.fill(step.rows, chosen_);
+        ops_.begin_step(spec, known, &kv, result);
         if (!walk(ops_)) return Status::error(cancelled, "the step was cancelled");
         if (ops_.status().ok() && !step.wanted.empty() && !ops_.sampled()) {
             return Status::error(invalid_argument, "the step wants results, and its walk ended without head_sample");
         }
+        if (ops_.status().ok()) keep_chosen(step, *result, before_, chosen_);
         return ops_.status();
     }
     bool matrix_size(Matrix matrix, int32_t* in_features, int32_t* out_features) const override {
@@ -189,8 +204,10 @@ class ReferenceDevice final : public Device, private Handles {
     std::vector<std::optional<PlainKv>> kv_{1};
     int32_t max_rows_ = 0, max_wanted_ = 0;
     uint64_t scratch_ = 0, ticket_ = 0;
-    Status status_;
-    StepResult result_;
+    StepBefore before_;
+    std::vector<int32_t> chosen_;  // by before_: the ids of its argmaxes
+    KnownRows rows_;
+    std::vector<Pending> pending_;
 };
 
 }  // namespace

@@ -29,6 +29,13 @@ double activated(Activation activation, double x) {
     return x;
 }
 
+double log_sum_exp(std::span<const double> z) {
+    const double largest = *std::max_element(z.begin(), z.end());
+    double sum = 0;
+    for (const double v : z) sum += std::exp(v - largest);
+    return largest + std::log(sum);
+}
+
 }  // namespace
 
 std::vector<PlainSlot> plain_slots(const ModelSpec& spec, int32_t max_rows, int32_t max_wanted) {
@@ -181,17 +188,45 @@ void ReferenceOps::cap_logits(Slot logits, int32_t width, float scale, float sof
 
 void ReferenceOps::emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) {
     for (int32_t i = 0; i < n_wanted_; ++i) {
-        const double *z = row(logits, i), *best = std::max_element(z, z + n_vocab);  // the first of equals
-        if (wanted[size_t(i)].what == Wanted::logits) {
-            result->values.insert(result->values.end(), z, z + n_vocab);
-            continue;
+        const Wanted& one = wanted[size_t(i)];
+        const std::span<const double> z(row(logits, i), size_t(n_vocab));
+        switch (one.what) {
+            case Wanted::logits:
+                result->values.insert(result->values.end(), z.begin(), z.end());
+                break;
+            case Wanted::argmax: {
+                const auto best = std::max_element(z.begin(), z.end());  // the first of equals
+                result->tokens.push_back(int32_t(best - z.begin()));
+                result->values.push_back(float(*best - log_sum_exp(z)));
+                break;
+            }
+            case Wanted::logprob_of:
+                result->values.push_back(float(z[size_t(one.token)] - log_sum_exp(z)));
+                break;
+            case Wanted::candidates:
+                emit_candidates(one, z, result);
+                break;
         }
-        double sum = 0;
-        for (int32_t v = 0; v < n_vocab; ++v) sum += std::exp(z[v] - *best);
-        const bool argmax = wanted[size_t(i)].what == Wanted::argmax;
-        if (argmax) result->tokens.push_back(int32_t(best - z));
-        result->values.push_back(float((argmax ? *best : z[wanted[size_t(i)].token]) - *best - std::log(sum)));
     }
+}
+
+void ReferenceOps::emit_candidates(const Wanted& wanted, std::span<const double> z, StepResult* result) const {
+    const size_t n_sampled = step_->n_sampled > 0 ? size_t(step_->n_sampled) : z.size();
+    std::vector<float> logit(z.begin(), z.end());
+    for (const Adjust& a : step_->adjusts.subspan(size_t(wanted.first_adjust), size_t(wanted.n_adjusts)))
+        logit[size_t(a.token)] = adjusted(logit[size_t(a.token)], a);
+    std::vector<int32_t> ids;
+    for (size_t id = 0; id < n_sampled; ++id) {
+        if (logit[id] > -INFINITY) ids.push_back(int32_t(id));
+    }
+    std::stable_sort(ids.begin(), ids.end(),
+                     [&](int32_t a, int32_t b) { return logit[size_t(a)] > logit[size_t(b)]; });
+    for (size_t i = 0; i < size_t(wanted.n); ++i) {
+        result->candidates.push_back(i < ids.size() ? Candidate{ids[i], float(z[size_t(ids[i])])} : Candidate{});
+    }
+    const std::vector<double> sampled(logit.begin(), logit.begin() + ptrdiff_t(n_sampled));
+    result->values.push_back(float(log_sum_exp(z)));
+    result->values.push_back(ids.empty() ? -INFINITY : float(log_sum_exp(sampled)));
 }
 
 }  // namespace reference

@@ -75,6 +75,7 @@ class ReferenceOps final : public BlockOps {
     void select(Slot x, std::span<const Wanted> wanted, int32_t width, Slot out) override;
     void cap_logits(Slot logits, int32_t width, float scale, float softcap) override;
     void emit(std::span<const Wanted> wanted, int32_t n_vocab, Slot logits, StepResult* result) override;
+    void emit_candidates(const Wanted& wanted, std::span<const double> z, StepResult* result) const;
 
     /// x (n) normed by its statistics; weight and bias from element `at` of theirs on.
     void norm_values(const NormSpec&, const double* x, int32_t n, size_t at, double* out) const;

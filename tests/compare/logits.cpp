@@ -1,6 +1,6 @@
 // Logits of a model folder for given ids, without a tokenizer or a plugin; and the converters, for comparisons.
 //
-//   qp_logits logits FOLDER exl2|gptq cpu|reference exact|default|fast OUT < requests
+//   qp_logits logits FOLDER exl2|gptq cpu|reference|cuda exact|default|fast OUT < requests
 //   qp_logits quantize IN OUT exl2|gptq BITS GROUP_SIZE
 //   qp_logits dequantize IN OUT exl2|gptq
 //
@@ -32,7 +32,7 @@ namespace {
 
 using namespace quantplug;
 
-constexpr int32_t block_tokens = 16, max_rows = 512;
+constexpr int32_t block_tokens = 32, max_rows = 512;
 
 std::unique_ptr<engine::Format> format_of(const std::string& name) {
     if (name == "exl2") return exl2::make_format();
@@ -53,6 +53,8 @@ class Computer {
         decoder_ = engine::read_decoder(folder_, *format_);
         if (device == "reference")
             device_ = kernels::make_reference_device();
+        else if (device == "cuda")
+            check(kernels::make_cuda_device(0, &device_));
         else
             check(kernels::make_cpu_device(1, &device_));
         decoder_.spec.compute = compute == "exact"  ? kernels::Compute::exact

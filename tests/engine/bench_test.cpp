@@ -61,7 +61,8 @@ TEST_CASE("bench: every key, a row for each test, rows as they are done") {
     const int batches[] = {1, 1, 3};
     for (size_t i = 0; i < rows.size(); ++i) {
         const json& row = rows[i];
-        CHECK(row.size() == 13);
+        CHECK(row.size() == 14);
+        CHECK(row.at("device") == "cpu");
         CHECK(row.at("shape") == "llama");
         CHECK(row.at("bits") == 32);  // the tiny models are FP32
         CHECK(row.at("threads") == 1);

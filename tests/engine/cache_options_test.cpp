@@ -53,7 +53,7 @@ TEST_CASE("cache options: the plan counts cache_tokens, cache_mode and max_strea
                 kv.n_blocks = (plan.cache_tokens + 63) / 64;
                 kernels::Kv cache;
                 REQUIRE(device->make_kv(spec, kv, &cache).ok());
-                REQUIRE(device->prepare(spec, engine::max_step_rows, std::max(32, max_streams)).ok());
+                REQUIRE(device->prepare(spec, device->max_rows(), std::max(32, max_streams)).ok());
                 CHECK(plan.kv_cache == device->memory().kv);
                 CHECK(plan.scratch == device->memory().scratch);
                 if (cache_tokens == 4096) bytes[mode] = plan.kv_cache;

@@ -101,7 +101,7 @@ kernels::MemoryUse allocated(const TinyFolder& tiny, const engine::LoadOptions& 
     kv.n_blocks = (options.ctx + engine::kv_block_tokens - 1) / engine::kv_block_tokens;
     kernels::Kv cache;
     REQUIRE(device->make_kv(d.spec, kv, &cache).ok());
-    REQUIRE(device->prepare(d.spec, engine::max_step_rows, engine::max_step_wanted).ok());
+    REQUIRE(device->prepare(d.spec, device->max_rows(), engine::max_step_wanted).ok());
     return device->memory();
 }
 
@@ -335,7 +335,7 @@ TEST_CASE("model: prefill steps stay within their bounds") {
     Sequence sequence(*model, 256);
     for (int i = 0; i < 6; ++i) step(*model, sequence, Ids(size_t(16 + i), 5));
     CHECK(model->prefill_rows() >= 8);
-    CHECK(model->prefill_rows() <= engine::max_step_rows);
+    CHECK(model->prefill_rows() <= model->max_step_rows());
 }
 
 TEST_CASE("model: vocab_only has the tokenizer and the facts, and no steps") {
@@ -471,9 +471,12 @@ TEST_CASE("model: loading tells its progress and can be cancelled") {
 
 TEST_CASE("model: a device that is not there is refused by its name") {
     engine::LoadOptions options = options_with(64);
-    for (const char* device : {"cuda", "cuda:1"}) {
+    options.makers.make_cuda = [](int32_t, std::unique_ptr<kernels::Device>*) {
+        return kernels::Status::error(kernels::unavailable, "there is no driver, use --device cpu");
+    };
+    for (const char* device : {"cuda:0", "cuda:1"}) {
         options.device = device;
-        CHECK_REFUSED(load(TinyFolder("llama"), options), Code::unavailable, device, "cpu");
+        CHECK_REFUSED(load(TinyFolder("llama"), options), Code::unavailable, device, "no driver");
     }
     options.device = "tpu";
     CHECK_REFUSED(load(TinyFolder("llama"), options), Code::invalid_argument, "tpu", "cpu");
@@ -502,9 +505,18 @@ TEST_CASE("load options: defaults, and every key reaches the engine") {
     CHECK(defaults.threads == 0);
     CHECK(defaults.ctx == 0);
     CHECK_FALSE(defaults.vocab_only);
-    const engine::LoadOptions given =
-        parsed({{"device", "cpu"}, {"compute", "exact"}, {"threads", "3"}, {"ctx", "16777216"}, {"vocab_only", "1"}});
-    CHECK(given.device == "cpu");
+    CHECK(defaults.gpu_layers == -1);
+    CHECK_FALSE(defaults.deterministic);
+    const engine::LoadOptions given = parsed({{"device", "cpu,cuda:1"},
+                                              {"gpu_layers", "12"},
+                                              {"deterministic", "1"},
+                                              {"compute", "exact"},
+                                              {"threads", "3"},
+                                              {"ctx", "16777216"},
+                                              {"vocab_only", "1"}});
+    CHECK(given.device == "cpu,cuda:1");
+    CHECK(given.gpu_layers == 12);
+    CHECK(given.deterministic);
     CHECK(given.compute == kernels::Compute::exact);
     CHECK(given.threads == 3);
     CHECK(given.ctx == 1 << 24);
@@ -517,7 +529,8 @@ TEST_CASE("load options: a value outside is refused with the key") {
     const struct {
         const char *key, *value;
     } bad[] = {{"compute", "fast"}, {"threads", "-1"}, {"threads", "1025"},   {"threads", "two"}, {"ctx", "16777217"},
-               {"ctx", "-5"},       {"ctx", "1.5"},    {"vocab_only", "yes"}, {"colour", "red"}};
+               {"ctx", "-5"},       {"ctx", "1.5"},    {"vocab_only", "yes"}, {"colour", "red"},
+               {"gpu_layers", "-2"}, {"gpu_layers", "all"}, {"deterministic", "yes"}};
     for (const auto& option : bad) {
         CAPTURE(option.key);
         CAPTURE(option.value);

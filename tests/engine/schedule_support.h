@@ -48,10 +48,19 @@ struct Generated {
     }
 };
 
-inline std::unique_ptr<engine::Model> load_tiny(const char* name, engine::LoadOptions options) {
+/// n_more_ids: tokens beyond the model's 96, with logits of zero.
+inline std::unique_ptr<engine::Model> load_tiny(const char* name, engine::LoadOptions options, int32_t n_more_ids = 0) {
     if (options.threads == 0) options.threads = 1;
     if (options.ctx == 0) options.ctx = 256;
-    return engine::Model::load(TinyFolder(name).open(), PlainFormat(), options, {}, {});
+    TinyFolder folder(name);
+    if (n_more_ids > 0) {
+        folder.with({{"vocab_size", 96 + n_more_ids}});
+        for (const char* tensor : {"model.embed_tokens.weight", "lm_head.weight"})
+            folder.tensors.at(tensor) = with_rows(folder.tensors.at(tensor), 96 + n_more_ids);
+        for (int32_t id = 96; id < 96 + n_more_ids; ++id)
+            folder.tokenizer["model"]["vocab"]["more" + std::to_string(id)] = id;
+    }
+    return engine::Model::load(folder.open(), PlainFormat(), options, {}, {});
 }
 
 /// One sequence from a loop of its own: the prompt in steps of up to 50 rows, then one token after the other.

@@ -5,7 +5,7 @@
 
 #include "checkpoint_files.h"
 #include "engine/schedule/scheduler.h"
-#include "schedule_support.h"
+#include "schedule_company.h"
 
 namespace quantplug::test {
 
@@ -32,81 +32,6 @@ GenerateRequest greedy(std::vector<int32_t> prompt, int32_t max_tokens) {
     r.max_tokens = max_tokens;
     r.ignore_eos = true;
     return r;
-}
-
-struct Company {
-    std::string model;
-    int32_t n_streams;
-    int32_t cache_tokens = 0;
-    int32_t threads = 1;
-    kernels::KvSpec::Type mode = kernels::KvSpec::f16;
-    kernels::Compute compute = kernels::Compute::standard;
-};
-
-/// The scheduler's counters at the end.
-engine::ScheduleStatus random_company(const Company& company, int n_requests, uint32_t seed) {
-    const int32_t n_streams = company.n_streams;
-    CAPTURE(company.model);
-    CAPTURE(n_streams);
-    CAPTURE(int(company.mode));
-    engine::LoadOptions options;
-    options.max_streams = n_streams;
-    options.cache_tokens = company.cache_tokens;
-    options.threads = company.threads;
-    options.cache_mode = company.mode;
-    options.compute = company.compute;
-    const auto model = load_tiny(company.model.c_str(), options);
-    options.threads = 1;
-    options.cache_tokens = 0;
-    const auto lone_model = load_tiny(company.model.c_str(), options);
-    Scheduler scheduler(*model, 0);
-    RandomRequests requests(seed, 120);
-    struct Entry {
-        GenerateRequest request;
-        Generated got;
-        int events_until_cancel = -1;
-    };
-    std::map<uint64_t, Entry> all;
-    int left = n_requests;
-    uint64_t active = 0;
-    while (left > 0 || active > 0) {
-        for (int burst = requests.below(3) ? 0 : requests.below(2 * n_streams + 1); burst-- > 0 && left > 0; --left) {
-            Entry entry;
-            entry.request = requests.next();
-            if (requests.below(6) == 0) entry.events_until_cancel = requests.below(10);
-            all.emplace(scheduler.submit(entry.request), std::move(entry));
-        }
-        if (requests.below(8) == 0 && !all.empty()) {
-            const uint64_t id = 1 + uint64_t(requests.below(int32_t(all.size())));
-            try {
-                scheduler.cancel(id);
-                CHECK(all[id].got.ends == 0);
-            } catch (const engine::Error& error) {
-                CHECK(error.code() == Code::not_found);
-                CHECK(all[id].got.ends == 1);
-            }
-        }
-        active = scheduler.step(0, [&](uint64_t id, const GenerateEvent& event) {
-            Entry& entry = all.at(id);
-            entry.got.add(event);
-            return entry.events_until_cancel < 0 || entry.events_until_cancel-- > 0;
-        });
-        if (requests.below(20) == 0) REQUIRE(model->blocks().check() == "");
-    }
-    int cancelled = 0;
-    for (auto& [number, entry] : all) {
-        const uint64_t id = number;
-        CAPTURE(id);
-        cancelled += entry.got.finish == Finish::cancelled;
-        check_alone(entry.got, entry.request, *lone_model);
-    }
-    CHECK(int(all.size()) == n_requests);
-    check_empty(scheduler, *model);
-    const engine::ScheduleStatus status = scheduler.status();
-    MESSAGE(company.model << ", " << n_streams << " streams: " << n_requests << " requests, " << cancelled
-                          << " cancelled, " << status.n_steps << " steps, " << status.n_cached_tokens
-                          << " prompt tokens from the cache, " << status.n_preempted << " preempted");
-    return status;
 }
 
 }  // namespace
@@ -141,9 +66,9 @@ TEST_CASE("schedule: prefixes are not shared between lengths that a rope turns d
         const int32_t limit = model->decoder().spec.ropes[0].length_limit;
         REQUIRE(limit > 0);
         const bool own = model->decoder().spec.ropes[0].long_inv_freq.empty();
-        CHECK(model->rope_key(limit) == model->rope_key(1));
-        CHECK(model->rope_key(limit + 1) != model->rope_key(limit));
-        CHECK((model->rope_key(limit + 1) == model->rope_key(limit + 2)) == !own);
+        CHECK(model->rope_key(0, limit) == model->rope_key(0, 1));
+        CHECK(model->rope_key(0, limit + 1) != model->rope_key(0, limit));
+        CHECK((model->rope_key(0, limit + 1) == model->rope_key(0, limit + 2)) == !own);
         Scheduler scheduler(*model);
         RandomRequests requests(seed, 10);
         GenerateRequest request = greedy(requests.ids(limit + 70), 3);
@@ -249,7 +174,7 @@ TEST_CASE("schedule: while a long prompt comes in, every step gives every other 
         CHECK(tokens[b] == 1);
         REQUIRE(steps < 1000);
     }
-    CHECK(steps >= n_long / engine::max_step_rows);
+    CHECK(steps >= n_long / model->max_step_rows());
     CHECK(tokens[c] == 1);
     // A short prompt does not wait for the end of a long one either.
     scheduler.submit(greedy(requests.ids(2 * n_long), 5));

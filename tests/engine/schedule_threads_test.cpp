@@ -18,16 +18,19 @@ using engine::GenerateEvent;
 using engine::GenerateRequest;
 using engine::Scheduler;
 
-TEST_CASE("schedule: submit, cancel, generate and score from several threads beside a stepping one") {
-    const uint32_t seed = fresh_seed();
-    CAPTURE(seed);
+namespace {
+
+void run_threads(engine::StepStyle style, uint32_t seed) {
     engine::LoadOptions options;
     options.max_streams = 6;
     options.cache_tokens = 384;
     options.threads = sanitizer_factor > 1 ? 2 : 1;  // two cost much time where other programs compute
     const auto model = load_tiny("llama", options);
     const auto lone_model = load_tiny("llama", {});
-    Scheduler scheduler(*model, 0);
+    Scheduler scheduler(*model, 0, style);
+    const auto plain = [&](GenerateRequest& request) {  // what can run ahead
+        if (style.ahead && request.prompt.size() % 8) request.sampling = {}, request.n_top = 0;
+    };
     const int n_each = 48 / sanitizer_factor;
 
     struct Entry {
@@ -46,7 +49,8 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
         threads.emplace_back([&, t] {  // submits, and cancels some
             RandomRequests requests(seed + uint32_t(t), 150);
             for (int i = 0; i < n_each; ++i) {
-                const GenerateRequest request = requests.next();
+                GenerateRequest request = requests.next();
+                plain(request);
                 const uint64_t id = scheduler.submit(request);
                 {
                     const std::lock_guard lock(mutex);
@@ -69,6 +73,7 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
             for (int i = 0; i < n_each; ++i) {
                 Entry entry;
                 entry.request = requests.next();
+                plain(entry.request);
                 const auto self = std::this_thread::get_id();
                 int until_cancel = requests.below(5) ? 1000 : requests.below(10);
                 std::atomic<bool> flag{false};
@@ -138,6 +143,16 @@ TEST_CASE("schedule: submit, cancel, generate and score from several threads bes
     }
     for (const Entry& entry : generated) check_alone(entry.got, entry.request, *lone_model);
     check_empty(scheduler, *model);
+    MESSAGE(scheduler.status().n_ahead << " of " << scheduler.status().n_steps << " steps one ahead");
+}
+
+}  // namespace
+
+TEST_CASE("schedule: submit, cancel, generate and score from several threads beside a stepping one") {
+    const uint32_t seed = fresh_seed();
+    CAPTURE(seed);
+    run_threads({}, seed);
+    run_threads({.candidates = true, .ahead = true}, seed);
 }
 
 TEST_CASE("schedule: a step that waits ends with a wake, a submit or its time; a wake before it counts") {

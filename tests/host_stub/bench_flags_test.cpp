@@ -24,10 +24,11 @@ TEST_CASE("bench takes its flags, and has cli.md's defaults") {
     CHECK(defaults.batch == std::vector<int32_t>{1, 2, 4});
     CHECK(defaults.repeat == 5);
     CHECK(!defaults.limits);
+    CHECK(!defaults.gpu_layers);
     const BenchArguments all =
         parse({"bench",     "--synthetic", "llama2-7b", "--bits", "3",        "--group", "-1",       "--pp", "0",
                "--tg",      "16",          "--depth",   "4096",   "--batch",  "1,8,16",  "--repeat", "3",    "--limits",
-               "--threads", "2",           "--compute", "exact",  "--device", "cpu",     "--json"})
+               "--threads", "2",           "--compute", "exact",  "--device", "cpu,cuda:1", "--gpu-layers", "7", "--json"})
             .bench;
     CHECK(all.folder.empty());
     CHECK(all.synthetic == "llama2-7b");
@@ -41,7 +42,8 @@ TEST_CASE("bench takes its flags, and has cli.md's defaults") {
     CHECK(all.limits);
     CHECK(all.threads == 2);
     CHECK(all.compute == "exact");
-    CHECK(all.device == "cpu");
+    CHECK(all.device == "cpu,cuda:1");
+    CHECK(all.gpu_layers == 7);
     CHECK(all.json);
 }
 

@@ -57,7 +57,7 @@ TEST_CASE("generate takes its flags") {
                "--special", "on",        "--logprobs", "3",        "--json", "--ctx",
                "512",       "--threads", "64",         "--device", "cuda:1", "--compute",
                "exact",     "--option",  "a=b",        "--option", "c=d=e",  "--ignore-eos",
-               "-v",        "-v"});
+               "-v",        "-v",        "--gpu-layers", "-1",     "--deterministic"});
     CHECK(line.command == "generate");
     const GenerateArguments& g = line.generate;
     CHECK(g.model == "dir");
@@ -77,7 +77,8 @@ TEST_CASE("generate takes its flags") {
     CHECK(g.verbosity() == 2);
     const Options options = load_options(g);
     const Options expected = {{"device", "cuda:1"}, {"compute", "exact"}, {"threads", "64"},
-                              {"ctx", "512"},       {"a", "b"},           {"c", "d=e"}};
+                              {"ctx", "512"},       {"gpu_layers", "-1"}, {"deterministic", "1"},
+                              {"a", "b"},           {"c", "d=e"}};
     CHECK(options == expected);
 }
 
@@ -145,9 +146,13 @@ TEST_CASE("wrong usage is one sentence that names the flag") {
         {{"generate", "x", "--ctx", "16777217"}, "--ctx"},
         {{"generate", "x", "--threads", "0"}, "--threads"},
         {{"generate", "x", "--threads", "1025"}, "--threads"},
-        {{"generate", "x", "--device", "gpu"}, "'gpu' is not auto, cpu, cuda or cuda:N"},
+        {{"generate", "x", "--device", "gpu"}, "'gpu' is not auto, cpu, cuda, cuda:N, or a list"},
         {{"generate", "x", "--device", "cuda:"}, "cuda:N"},
         {{"generate", "x", "--device", "cuda:x"}, "cuda:N"},
+        {{"generate", "x", "--device", "cuda:0,"}, "cuda:N"},
+        {{"generate", "x", "--device", "auto,cpu"}, "cuda:N"},
+        {{"generate", "x", "--gpu-layers", "-2"}, "--gpu-layers"},
+        {{"generate", "x", "--gpu-layers", "all"}, "--gpu-layers"},
         {{"generate", "x", "--compute", "quick"}, "--compute"},
         {{"generate", "x", "--compute", "fast"}, "--compute"},
         {{"perplexity", "x", "--kl-base", "y", "--kl-base-compute", "fast"}, "--kl-base-compute"},

@@ -68,6 +68,13 @@ TEST_CASE("info has every key and reads no weights") {
     check_has_keys(info.at("plan"), {"ctx", "weights", "kv_cache", "scratch", "other", "total"});
     CHECK(info.at("plan").at("ctx") == 77);
     CHECK(info.at("plan").at("total") == 1100);
+    const Json devices = info.at("plan").at("devices");
+    REQUIRE(devices.size() == 2);
+    CHECK(devices[1].at("device") == "cuda:0");
+    CHECK(devices[1].at("n_layers") == 2);
+    CHECK(devices[1].at("total") == 550);
+    CHECK(devices[1].at("free") == 1000);
+    check_has_keys(devices[0], {"device", "n_layers", "weights", "kv_cache", "scratch", "total", "free"});
     CHECK(info.at("bits_per_weight") == 4.125);
     CHECK(info.at("warnings") == Json{"first", "second"});
     const Result text = setup.run({"info", setup.model});

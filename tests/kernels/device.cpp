@@ -111,7 +111,6 @@ TEST_CASE("a step that leaves its bounds is refused with what and where") {
         refuse("no rows", {}, {}, table, 8);
         refuse("9 rows", std::vector<Row>(9), {}, table, 8);
         refuse("token 101", {{0, 101, 0}}, {}, table, 8);
-        refuse("token -1", {{0, -1, 0}}, {}, table, 8);
         refuse("position 64 in row 0", {{0, 1, 64}}, {}, table, 8);
         refuse("position -1", {{0, 1, -1}}, {}, table, 8);
         refuse("length of 65 tokens in row 0", {{0, 1, 0, 65}}, {}, table, 8);

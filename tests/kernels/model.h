@@ -68,7 +68,8 @@ inline bool walk_all(const ModelSpec& spec, Ops& ops) {
     return true;
 }
 
-/// One device with the model packed, a KV cache and its scratch.
+/// One device with the model packed, a KV cache and its scratch; the parts of a split one take equal shares of the
+/// layers.
 class Loaded {
  public:
     std::unique_ptr<Device> device;
@@ -79,21 +80,35 @@ class Loaded {
     Loaded(std::unique_ptr<Device> d, const TinyModel& model, int32_t max_rows, int32_t max_wanted, KvSpec kv_options)
         : device(std::move(d)), kv_spec(kv_options), o_(model.options), seed_(model.seed) {
         numbers();
-        for (int32_t l = 0; l < o_.n_layers; ++l) spec.layers.push_back(layer(l));
+        const int32_t n_parts = device->n_parts();
+        for (int32_t l = 0; l < o_.n_layers; ++l) {
+            const int32_t part = l * n_parts / o_.n_layers;
+            device->select(part);
+            spec.layers.push_back(layer(l));
+            spec.layers.back().device = part;
+        }
+        device->select(0);
         draw_from(-1);
         const int32_t embedded = o_.embedding_size ? o_.embedding_size : o_.hidden;
         if (o_.tied_quantised) {
-            spec.embedding = spec.head =
-                pack(random_quant({"", embedded, o_.n_vocab, groups_of(6, embedded, 32)}, random_, 1)->source);
+            const auto both = random_quant({"", embedded, o_.n_vocab, groups_of(6, embedded, 32)}, random_, 1);
+            spec.embedding = spec.head = pack(both->source);
+            if (n_parts > 1) {
+                device->select(n_parts - 1);
+                spec.head = pack(both->source);
+            }
         } else {
             const auto embedding = random_dense(embedded, o_.n_vocab, DType::f16, false, random_, 1);
             std::memset(embedding->bytes.data() + size_t(o_.n_vocab - 1) * size_t(embedded) * 2, 0x7e,
                         size_t(embedded) * 2);
             spec.embedding = pack(embedding->source);
+            device->select(n_parts - 1);
             spec.head = pack(random_dense(embedded, o_.n_vocab, DType::f16, o_.head_bias, random_, 0.3f)->source);
         }
         draw_from(-2);
+        device->select(n_parts - 1);
         if (o_.final_norm) spec.final_norm = norm(o_.hidden, o_.norm);
+        device->select(0);
         if (o_.embedding_norm) spec.embedding_norm = norm(o_.hidden, o_.norm);
         if (o_.position_offset >= 0) {
             spec.position_offset = o_.position_offset;
@@ -102,6 +117,7 @@ class Loaded {
         }
         if (o_.embedding_size) {
             spec.project_in = pack(random_dense(embedded, o_.hidden, DType::f16, false, random_, 0.2f)->source);
+            device->select(n_parts - 1);
             spec.project_out = pack(random_dense(o_.hidden, embedded, DType::f16, false, random_, 0.2f)->source);
         }
         REQUIRE(device->prepare(spec, max_rows, max_wanted).ok());

@@ -66,7 +66,13 @@ void structs(Layout& layout) {
     STRUCT(qp_option_info) F(struct_size) F(type) F(key) F(help) F(default_value) F(choices) F(minimum) F(maximum) END
     STRUCT(qp_probe_result) F(struct_size) F(score) F(format) F(reason) END
     STRUCT(qp_load_params) F(struct_size) F(n_options) F(path) F(options) F(progress) F(user) END
-    STRUCT(qp_memory_plan) F(struct_size) F(ctx) F(weights) F(kv_cache) F(scratch) F(other) F(total) F(available) END
+    STRUCT(qp_device_memory)
+        F(device) F(n_layers) F(reserved) F(weights) F(kv_cache) F(scratch) F(total) F(free)
+    END
+    STRUCT(qp_memory_plan)
+        F(struct_size) F(ctx) F(weights) F(kv_cache) F(scratch) F(other) F(total) F(available) F(n_devices) F(reserved)
+        F(devices)
+    END
     STRUCT(qp_model_info)
         F(struct_size) F(n_layers) F(hidden_size) F(n_vocab) F(n_ctx) F(adds_bos) F(bos_id) F(eos_id) F(n_params)
         F(file_bytes) F(bits_per_weight) F(bits_per_weight_head) F(format) F(architecture) F(tokenizer) F(device)

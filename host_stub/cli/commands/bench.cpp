@@ -33,14 +33,15 @@ std::string format(const char* pattern, Values... values) {
 }
 
 std::string header() {
-    return format("%-16s %5s %7s %5s %6s %-8s %10s %21s %9s %7s %6s %6s\n", "shape", "bits", "threads", "batch",
-                  "depth", "test", "tokens/s", "(min .. max)", "MB/token", "GB/s", "% read", "% peak");
+    return format("%-16s %-8s %5s %7s %5s %6s %-8s %10s %21s %9s %7s %6s %6s\n", "shape", "device", "bits", "threads",
+                  "batch", "depth", "test", "tokens/s", "(min .. max)", "MB/token", "GB/s", "% read", "% peak");
 }
 
 std::string line(const Json& row) {
     const std::string range = format("(%.2f .. %.2f)", number_of(row, "min"), number_of(row, "max"));
-    return format("%-16.40s %5.2f %7.0f %5.0f %6.0f %-8.16s %10.2f %21s %9.2f %7.2f %6.1f %6.1f\n",
-                  text_of(row, "shape").c_str(), number_of(row, "bits"), number_of(row, "threads"),
+    return format("%-16.40s %-8.60s %5.2f %7.0f %5.0f %6.0f %-8.16s %10.2f %21s %9.2f %7.2f %6.1f %6.1f\n",
+                  text_of(row, "shape").c_str(), text_of(row, "device").c_str(), number_of(row, "bits"),
+                  number_of(row, "threads"),
                   number_of(row, "batch"), number_of(row, "depth"), text_of(row, "test").c_str(),
                   number_of(row, "tokens_per_s"), range.c_str(), number_of(row, "bytes_per_token") * 1e-6,
                   number_of(row, "gb_per_s"), 100 * number_of(row, "share_of_bandwidth"),
@@ -49,7 +50,10 @@ std::string line(const Json& row) {
 
 std::string limits_lines(const Json& result) {
     const Json limits = result.value("limits", Json::object());
-    return format("%.120s; %.80s\n", text_of(result, "cpu").c_str(), text_of(result, "device").c_str()) +
+    std::string cuda;
+    for (const Json& one : result.value("cuda", Json::array()))
+        cuda += format("%.40s: copies %.0f GB/s\n", text_of(one, "device").c_str(), number_of(one, "gb_per_s"));
+    return cuda + format("%.120s; %.80s\n", text_of(result, "cpu").c_str(), text_of(result, "device").c_str()) +
            format("limits: read %.1f GB/s, int8 %.1f Gop/s, int16 %.1f Gop/s, fp32 %.1f GFLOP/s\n",
                   number_of(limits, "read_gb_per_s"), number_of(limits, "int8_gops"), number_of(limits, "int16_gops"),
                   number_of(limits, "fp32_gflops"));
@@ -82,6 +86,7 @@ void add_bench(CLI::App& command, BenchArguments& arguments) {
         ->type_name("N");
     command.add_flag("--limits", arguments.limits, "without a model: the machine's limits alone");
     command.add_option("--device", arguments.device, "where to compute (default auto)")->check(device_validator());
+    add_gpu_layers(command, arguments.gpu_layers);
     command.add_option("--compute", arguments.compute, "how to compute (default: default)")
         ->check(CLI::IsMember({"default", "exact"}));
     command.add_option("--threads", arguments.threads, "CPU threads (default: cores, affinity and quota)")
@@ -106,6 +111,7 @@ int run_bench(const BenchArguments& arguments, Program& program) {
                     {"depth", arguments.depth},   {"batch", arguments.batch},
                     {"repeat", arguments.repeat}, {"threads", arguments.threads},
                     {"device", arguments.device}, {"compute", arguments.compute}};
+    if (arguments.gpu_layers) request["gpu_layers"] = *arguments.gpu_layers;
     add_tool_options(request, arguments.options);
     if (has_model) require_model_folder(arguments.folder);
 

@@ -69,6 +69,7 @@ struct BenchArguments : OutputArguments, BackendArguments {
     std::string device = "auto", compute = "default";
     int32_t bits = 4, group = 128, pp = 512, tg = 128, depth = 0, repeat = 5;
     int32_t threads = 0;  // 0: cores, affinity and quota
+    std::optional<int32_t> gpu_layers;
     std::vector<int32_t> batch = {1, 2, 4};
     bool limits = false;
 };

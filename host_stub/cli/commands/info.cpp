@@ -1,6 +1,8 @@
 // quantplug info: facts of a model folder and what loading it takes, before any weight is read.
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "host_stub/cli/commands/commands.h"
@@ -33,6 +35,21 @@ Json warning_list(const std::string& warnings) {
     return list;
 }
 
+Json devices_of(const qp_memory_plan& plan) {
+    Json list = Json::array();
+    for (uint32_t i = 0; i < std::min<uint32_t>(plan.n_devices, std::size(plan.devices)); ++i) {
+        const qp_device_memory& d = plan.devices[i];
+        list.push_back({{"device", field_text(d.device)},
+                        {"n_layers", d.n_layers},
+                        {"weights", d.weights},
+                        {"kv_cache", d.kv_cache},
+                        {"scratch", d.scratch},
+                        {"total", d.total},
+                        {"free", d.free}});
+    }
+    return list;
+}
+
 Json to_json(const qp_model_info& info, const qp_memory_plan& plan, const std::string& backend) {
     return {{"format", field_text(info.format)},
             {"architecture", field_text(info.architecture)},
@@ -53,7 +70,8 @@ Json to_json(const qp_model_info& info, const qp_memory_plan& plan, const std::s
               {"scratch", plan.scratch},
               {"other", plan.other},
               {"total", plan.total},
-              {"available", plan.available}}},
+              {"available", plan.available},
+              {"devices", devices_of(plan)}}},
             {"warnings", warning_list(field_text(info.warnings))}};
 }
 
@@ -75,6 +93,14 @@ std::string to_text(const qp_model_info& info, const qp_memory_plan& plan, const
                       megabytes(plan.kv_cache) + " + scratch " + megabytes(plan.scratch) + " + other " +
                       megabytes(plan.other));
     if (plan.available != 0) row("available", megabytes(plan.available));
+    for (uint32_t i = 0; i < std::min<uint32_t>(plan.n_devices, std::size(plan.devices)); ++i) {
+        const qp_device_memory& d = plan.devices[i];
+        const std::string name = field_text(d.device);
+        if (plan.n_devices == 1 && name == "cpu") break;  // the line above
+        row("device", name + ": " + std::to_string(d.n_layers) + " layers, " + megabytes(d.total) + " = weights " +
+                          megabytes(d.weights) + " + KV cache " + megabytes(d.kv_cache) + " + scratch " +
+                          megabytes(d.scratch) + (d.free != 0 ? "; " + megabytes(d.free) + " are free" : ""));
+    }
     const std::string warnings = field_text(info.warnings);
     for (const std::string_view line : split_lines(warnings)) row("warning", std::string(line));
     return out;

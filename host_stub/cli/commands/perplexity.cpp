@@ -131,7 +131,10 @@ Model load_base(const PerplexityArguments& arguments, Backends& backends, Consol
     ModelArguments base = arguments;
     base.model = arguments.base_folder;
     if (!arguments.base_compute.empty()) base.compute = arguments.base_compute;
-    if (!arguments.base_device.empty()) base.device = arguments.base_device;
+    if (!arguments.base_device.empty()) {
+        base.device = arguments.base_device;
+        base.gpu_layers.reset();
+    }
     return load(base, backends, console);
 }
 

@@ -1,19 +1,69 @@
-// Fibers, meeting points and tensor-core arithmetic of the shim.
+// Fibers, meeting points and tensor-core arithmetic of the shim. A fiber is a loop that runs one CUDA thread after another,
+// so that stacks and their sanitizer state last as long as the host thread; a fiber that stops picks the next itself.
+// Compiled without sanitizers, whose fiber calls are weak: what kernels access is checked in simt.h, in their own files.
 #include "kernels/cuda/shim/simt.h"
 
-#include <ucontext.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
+#include <utility>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+extern "C" {
+[[gnu::weak]] void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
+[[gnu::weak]] void __sanitizer_finish_switch_fiber(void* fake_stack, const void** old_bottom, size_t* old_size);
+[[gnu::weak]] void* __tsan_get_current_fiber();
+[[gnu::weak]] void* __tsan_create_fiber(unsigned flags);
+[[gnu::weak]] void __tsan_destroy_fiber(void* fiber);
+[[gnu::weak]] void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+}
+
+#if defined(__x86_64__)
+// Saves what a callee must keep, and the stack pointer at *from; swapcontext would make two system calls.
+extern "C" void quantplug_shim_switch(void** from, void* to);
+asm(".text\n"
+    ".globl quantplug_shim_switch\n"
+    ".hidden quantplug_shim_switch\n"
+    ".type quantplug_shim_switch,@function\n"
+    "quantplug_shim_switch:\n"
+    "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"
+    "    movq %rsp, (%rdi)\n"
+    "    movq %rsi, %rsp\n"
+    "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
+    "    ret\n"
+    ".size quantplug_shim_switch, .-quantplug_shim_switch\n");
+#endif
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cuda {
 namespace simt {
+
+thread_local constinit Position here;
+
 namespace {
 
-constexpr size_t stack_bytes = 64 << 10;
+constexpr size_t stack_bytes = 96 << 10;
+constexpr uint32_t max_threads = 1024;
+
+struct Fiber {
+#if defined(__x86_64__)
+    void* stack_pointer = nullptr;
+#else
+    ucontext_t context;
+#endif
+    const void* bottom = nullptr;  // for the sanitizers
+    size_t size = 0;
+    void* fake_stack = nullptr;
+    void* tsan = nullptr;
+};
 
 struct Copy {
     void* shared;
@@ -21,117 +71,230 @@ struct Copy {
     int bytes;
 };
 
-struct Lane {
-    enum State : uint8_t { ready, at_warp, at_barrier, done } state = ready;
+struct Lane : Fiber {
+    Index thread;
     uint32_t index = 0;
-    Position position;
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
-    std::vector<std::vector<Copy>> groups;
-    std::vector<Copy> open;
+    std::vector<Copy> copies;     // in order of issue; those before `copied` are made
+    std::vector<size_t> groups;   // committed and not waited for: where each ends in `copies`
+    size_t copied = 0;
 };
 
 struct Warp {
     Exchange exchange;
+    uint32_t all = 0, ready = 0, held = 0;  // masks of lanes; held: at wait_for_earlier_kernels()
     uint32_t arrived = 0;
+    uint32_t first = 0;                        // ready lanes run from here on, around
+    bool descending = false;
     const char* operation = nullptr;
     Compute compute = nullptr;
 };
 
-struct Grid {
-    std::vector<Lane> lanes;
-    std::vector<Warp> warps;
-    std::vector<unsigned char> shared;
-    ucontext_t scheduler;
-    Lane* running = nullptr;
-    uint64_t random = 1;
-    void (*body)(const void*) = nullptr;
-    const void* context = nullptr;
+void enter_lane();
 
-    uint64_t next_random() {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        return random;
+/// The fibers of a grid. A host thread has two: one for the kernel that starts early.
+struct Worker {
+    Fiber host;
+    std::unique_ptr<Lane[]> lanes{new Lane[max_threads]};
+    uint32_t n_made = 0;  // lanes that have a fiber
+    Warp warps[max_threads / 32];
+    Lane* running = nullptr;
+    uint32_t warp = 0, n_warps = 0, n_threads = 0, runnable = 0, at_barrier = 0, done = 0;
+    bool from_host = false, early = false, waited = false;
+    unsigned char* stacks = nullptr;
+    uint64_t random = 1;
+    GridLaunch launch;
+    Position position;                                      // `here` when the host goes back to the block at work
+    std::vector<uint64_t> order;                            // of blocks
+    std::unique_ptr<unsigned char, decltype(&std::free)> shared{nullptr, &std::free};
+
+    static constexpr size_t guard_bytes = 4096;
+    static constexpr size_t area_bytes = max_threads * (stack_bytes + guard_bytes);
+
+    Worker() {
+        void* area = mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (area == MAP_FAILED) throw std::bad_alloc();
+        stacks = static_cast<unsigned char*>(area);
+    }
+    ~Worker() {
+        if (__tsan_destroy_fiber)
+            for (uint32_t i = 0; i < n_made; ++i) __tsan_destroy_fiber(lanes[i].tsan);
+        munmap(stacks, area_bytes);
+    }
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+
+    uint32_t next_random() {  // splitmix64's upper half
+        random += 0x9e3779b97f4a7c15u;
+        uint64_t z = (random ^ (random >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return uint32_t(z >> 32);
+    }
+    void make_lanes(uint32_t n) {
+        for (; n_made < n; ++n_made) {
+            Lane& lane = lanes[n_made];
+            lane.index = n_made;
+            unsigned char* bottom = stacks + n_made * (stack_bytes + guard_bytes);
+            mprotect(bottom, guard_bytes, PROT_NONE);
+            lane.bottom = bottom + guard_bytes;
+            // The tops lie 640 bytes apart modulo a page: at one place in it they would share few lines of the cache.
+            lane.size = stack_bytes - n_made % 32 * 640;
+#if defined(__x86_64__)
+            void** top = reinterpret_cast<void**>(bottom + guard_bytes + lane.size) - 2;  // aligned to 16
+            top[0] = reinterpret_cast<void*>(&enter_lane);
+            lane.stack_pointer = top - 6;
+#else
+            getcontext(&lane.context);
+            lane.context.uc_stack.ss_sp = bottom + guard_bytes;
+            lane.context.uc_stack.ss_size = lane.size;
+            lane.context.uc_link = nullptr;
+            makecontext(&lane.context, enter_lane, 0);
+#endif
+            if (__tsan_create_fiber) lane.tsan = __tsan_create_fiber(0);
+        }
+    }
+    void new_order(Warp& w) {
+        const uint32_t r = next_random();
+        w.first = r & 31;
+        w.descending = r >> 5 & 1;
+    }
+    void release_warp(uint32_t i) {
+        warps[i].ready = warps[i].all;
+        runnable |= 1u << i;
+        new_order(warps[i]);
+    }
+    void change_warp() {
+        const uint32_t start = next_random() & 31;
+        warp = (uint32_t(std::countr_zero(std::rotr(runnable, int(start)))) + start) & 31;
+    }
+    /// The lane that runs next; null: every lane is done.
+    Lane* pick() {
+        while (true) {
+            Warp& w = warps[warp];
+            if (w.ready) {
+                const uint32_t turned = std::rotr(w.ready, int(w.first));
+                const uint32_t at = w.descending ? 31 - uint32_t(std::countl_zero(turned)) : uint32_t(std::countr_zero(turned));
+                const uint32_t l = (at + w.first) & 31;
+                w.ready &= ~(1u << l);
+                return &lanes[warp * 32 + l];
+            }
+            runnable &= ~(1u << warp);
+            if (runnable == 0) {
+                if (done == n_threads || early) return nullptr;
+                if (at_barrier != n_threads) die("a barrier or a warp operation that not every thread reaches");
+                at_barrier = 0;
+                for (uint32_t i = 0; i < n_warps; ++i) release_warp(i);
+            }
+            change_warp();
+        }
+    }
+    void run_next(Fiber& from) {
+        Lane* next = pick();
+        if (next == &from) return;
+        if (next) {
+            running = next;
+            here.thread = next->thread;
+        }
+        Fiber& to = next ? static_cast<Fiber&>(*next) : host;
+        if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&from.fake_stack, to.bottom, to.size);
+        if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(to.tsan, 0);
+#if defined(__x86_64__)
+        quantplug_shim_switch(&from.stack_pointer, to.stack_pointer);
+#else
+        swapcontext(&from.context, &to.context);
+#endif
+        arrive(from);
+    }
+    void arrive(Fiber& fiber) {
+        if (!__sanitizer_finish_switch_fiber) return;
+        const void* bottom;
+        size_t size;
+        __sanitizer_finish_switch_fiber(fiber.fake_stack, &bottom, &size);
+        if (from_host) {
+            host.bottom = bottom;
+            host.size = size;
+        }
+        from_host = false;
+    }
+    void begin_grid(const GridLaunch& what) {
+        launch = what;
+        random = launch.seed;
+        n_threads = launch.block.x * launch.block.y * launch.block.z;
+        n_warps = (n_threads + 31) / 32;
+        waited = false;
+        make_lanes(n_threads);
+        const Index& block = launch.block;
+        for (uint32_t i = 0; i < n_threads; ++i)
+            lanes[i].thread = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+        position = {{}, {}, block, launch.grid};
+        // Exactly as large as was asked for: AddressSanitizer sees the byte behind it.
+        shared.reset(static_cast<unsigned char*>(std::malloc(launch.shared_bytes)));
+        order.resize(uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z);
+        for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+        for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[next_random() % i]);
+    }
+    void begin_block(uint64_t b) {
+        if (launch.shared_bytes) std::memset(shared.get(), 0xff, launch.shared_bytes);  // NaN in any float
+        const Index& grid = launch.grid;
+        position.block = {uint32_t(b % grid.x), uint32_t(b / grid.x % grid.y), uint32_t(b / grid.x / grid.y)};
+        at_barrier = done = runnable = 0;
+        for (uint32_t i = 0; i < n_warps; ++i) {
+            warps[i].arrived = warps[i].held = 0;
+            warps[i].all = n_threads - 32 * i >= 32 ? 0xffffffffu : (1u << (n_threads - 32 * i)) - 1;
+            release_warp(i);
+        }
+    }
+    /// Until no lane of the block can go on.
+    void run_block() {
+        here = position;
+        change_warp();
+        from_host = true;
+        if (__tsan_get_current_fiber) host.tsan = __tsan_get_current_fiber();
+        run_next(host);
+        running = nullptr;
+    }
+    void release_held() {
+        for (uint32_t i = 0; i < n_warps; ++i) {
+            if (!warps[i].held) continue;
+            warps[i].ready |= warps[i].held;
+            runnable |= 1u << i;
+        }
     }
 };
 
-thread_local Grid* grid_at_work = nullptr;
+// The address must not be kept over a switch by the sanitizers' stack checks, nor looked up by a call in a library.
+[[gnu::tls_model("initial-exec")]] thread_local constinit Worker* worker = nullptr;
 
-Lane& self() { return *grid_at_work->running; }
-
-void yield(Lane::State state) {
-    Lane& lane = self();
-    lane.state = state;
-    swapcontext(&lane.context, &grid_at_work->scheduler);
-}
-
-void enter() {
-    grid_at_work->body(grid_at_work->context);
-    if (!self().open.empty() || !self().groups.empty()) die("a thread ended with copies that nobody waited for");
-    yield(Lane::done);
-}
-
-void run_block(Grid& grid, uint32_t n_threads) {
-    const uint32_t n_warps = (n_threads + 31) / 32;
-    if (grid.lanes.size() != n_threads) {
-        grid.lanes = std::vector<Lane>(n_threads);
-        for (Lane& lane : grid.lanes) lane.stack = std::make_unique<char[]>(stack_bytes);
-    }
-    grid.warps.resize(n_warps);
-    for (Warp& warp : grid.warps) warp.arrived = 0;
-    for (uint32_t i = 0; i < n_threads; ++i) {
-        Lane& lane = grid.lanes[i];
-        getcontext(&lane.context);
-        lane.context.uc_stack.ss_sp = lane.stack.get();
-        lane.context.uc_stack.ss_size = stack_bytes;
-        lane.context.uc_link = nullptr;
-        makecontext(&lane.context, enter, 0);
-        lane.state = Lane::ready;
-        lane.index = i;
-        lane.groups.clear();
-        lane.open.clear();
-    }
+void enter_lane() {
+    Lane& lane = *worker->running;
+    worker->arrive(lane);
     while (true) {
-        bool ran = false;
-        const uint32_t first_warp = uint32_t(grid.next_random() % n_warps);
-        for (uint32_t w = 0; w < n_warps; ++w) {
-            const uint32_t begin = (first_warp + w) % n_warps * 32, n = std::min(32u, n_threads - begin);
-            const uint32_t first = uint32_t(grid.next_random() % n), step = grid.next_random() & 1 ? 1 : n - 1;
-            for (uint32_t i = 0; i < n; ++i) {
-                Lane& lane = grid.lanes[begin + (first + i * step) % n];
-                if (lane.state != Lane::ready) continue;
-                grid.running = &lane;
-                swapcontext(&grid.scheduler, &lane.context);
-                ran = true;
-            }
-        }
-        if (ran) continue;
-        uint32_t at_barrier = 0, done = 0;
-        for (const Lane& lane : grid.lanes) at_barrier += lane.state == Lane::at_barrier, done += lane.state == Lane::done;
-        if (done == n_threads) return;
-        if (at_barrier != n_threads) die("a barrier or a warp operation that not every thread reaches");
-        for (Lane& lane : grid.lanes) lane.state = Lane::ready;
+        worker->launch.body(worker->launch.context);
+        if (lane.copied != lane.copies.size()) die("a thread ended with copies that nobody waited for");
+        lane.copies.clear();
+        lane.groups.clear();
+        lane.copied = 0;
+        ++worker->done;
+        worker->run_next(lane);
     }
 }
 
 }  // namespace
 
-const Position& position() { return self().position; }
-
 void die(const char* what) {
-    const Position& at = self().position;
-    std::fprintf(stderr, "shim: %s (block %u %u %u, thread %u)\n", what, at.block.x, at.block.y, at.block.z, self().index);
+    if (worker && worker->running)
+        std::fprintf(stderr, "shim: %s: %s (block %u %u %u, thread %u)\n", worker->launch.name, what, here.block.x, here.block.y,
+                     here.block.z, worker->running->index);
+    else
+        std::fprintf(stderr, "shim: %s: %s\n", worker ? worker->launch.name : "runtime", what);
     std::abort();
 }
 
 void warp_operation(const char* name, const uint32_t* in, int n_in, uint32_t* out, int n_out, Compute compute,
                     const void* arguments) {
-    Grid& grid = *grid_at_work;
-    Lane& lane = self();
-    const uint32_t w = lane.index / 32, l = lane.index % 32, n_threads = uint32_t(grid.lanes.size());
-    const uint32_t n = std::min(32u, n_threads - w * 32);
-    Warp& warp = grid.warps[w];
+    Worker& work = *worker;
+    Lane& lane = *work.running;
+    const uint32_t w = lane.index / 32, l = lane.index % 32;
+    Warp& warp = work.warps[w];
     if (warp.arrived == 0) {
         warp.operation = name;
         warp.compute = compute;
@@ -139,137 +302,175 @@ void warp_operation(const char* name, const uint32_t* in, int n_in, uint32_t* ou
         die("lanes of one warp meet in different operations");
     }
     for (int i = 0; i < n_in; ++i) warp.exchange.in[l][i] = in[i];
-    if (++warp.arrived < n) {
-        yield(Lane::at_warp);
+    if (++warp.arrived < uint32_t(std::popcount(warp.all))) {
+        work.run_next(lane);
     } else {
-        if (n < 32 && compute) die("a warp operation in a warp of fewer than 32 threads");
+        if (compute) {
+            if (warp.all != 0xffffffffu) die("a warp operation in a warp of fewer than 32 threads");
+            compute(warp.exchange, arguments);
+        }
         warp.arrived = 0;
-        if (compute) compute(warp.exchange, arguments);
-        for (uint32_t i = 0; i < n; ++i) grid.lanes[w * 32 + i].state = Lane::ready;
+        work.release_warp(w);
+        if (work.n_warps > 1 && (work.next_random() & 7) == 0) {  // now and then another warp goes first
+            work.change_warp();
+            work.run_next(lane);
+        } else {
+            warp.ready &= ~(1u << l);
+        }
     }
     for (int i = 0; i < n_out; ++i) out[i] = warp.exchange.out[l][i];
 }
 
-void barrier() { yield(Lane::at_barrier); }
+void barrier() {
+    ++worker->at_barrier;
+    worker->run_next(*worker->running);
+}
 
 void defer_copy(void* shared, const void* global, int bytes) {
     if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) & uintptr_t(bytes - 1))
         die("copy_async of a misaligned address");
-    self().open.push_back({shared, global, bytes});
+    worker->running->copies.push_back({shared, global, bytes});
 }
 void commit_copies() {
-    self().groups.push_back(std::move(self().open));
-    self().open.clear();
+    Lane& lane = *worker->running;
+    lane.groups.push_back(lane.copies.size());
 }
 void wait_copies(int pending_groups) {
-    auto& groups = self().groups;
-    while (int(groups.size()) > pending_groups) {
-        for (const Copy& copy : groups.front()) std::memcpy(copy.shared, copy.global, size_t(copy.bytes));
-        groups.erase(groups.begin());
+    Lane& lane = *worker->running;
+    const size_t n = lane.groups.size();
+    if (n <= size_t(pending_groups)) return;
+    const size_t end = lane.groups[n - size_t(pending_groups) - 1];
+    for (; lane.copied < end; ++lane.copied) {
+        const Copy& copy = lane.copies[lane.copied];
+        std::memcpy(copy.shared, copy.global, size_t(copy.bytes));
+    }
+    lane.groups.erase(lane.groups.begin(), lane.groups.end() - pending_groups);
+    if (lane.copied == lane.copies.size()) {
+        for (size_t& group : lane.groups) group = 0;
+        lane.copies.clear();
+        lane.copied = 0;
     }
 }
 
-unsigned char* shared_memory() { return grid_at_work->shared.data(); }
+void wait_for_earlier() {
+    Worker& work = *worker;
+    work.waited = true;
+    if (!work.early) return;
+    Lane& lane = *work.running;
+    work.warps[lane.index / 32].held |= 1u << lane.index % 32;
+    work.run_next(lane);
+}
 
-void run_grid(Index size, Index block, size_t shared_bytes, uint64_t seed, void (*body)(const void*), const void* context) {
-    static thread_local Grid grid;
-    grid_at_work = &grid;
-    grid.random = seed * 0x9e3779b97f4a7c15u + 1;
-    grid.body = body;
-    grid.context = context;
-    const uint32_t n_threads = block.x * block.y * block.z;
-    std::vector<uint64_t> order(uint64_t(size.x) * size.y * size.z);
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[grid.next_random() % i]);
-    for (const uint64_t b : order) {
-        grid.shared.assign(shared_bytes, 0xff);  // NaN in any float
-        if (grid.lanes.size() != n_threads) grid.lanes.clear();
-        const Index at{uint32_t(b % size.x), uint32_t(b / size.x % size.y), uint32_t(b / size.x / size.y)};
-        if (grid.lanes.empty()) {
-            grid.lanes = std::vector<Lane>(n_threads);
-            for (Lane& lane : grid.lanes) lane.stack = std::make_unique<char[]>(stack_bytes);
-        }
-        for (uint32_t i = 0; i < n_threads; ++i)
-            grid.lanes[i].position = {{i % block.x, i / block.x % block.y, i / block.x / block.y}, at, block, size};
-        run_block(grid, n_threads);
+unsigned char* shared_memory() { return worker->shared.get(); }
+
+namespace {
+struct Workers {
+    Worker one, other;
+    Worker* begun = nullptr;  // holds the grid of the next run_grid, which has started
+    Worker* next = nullptr;   // ... of the one behind it
+};
+Workers& workers() {
+    static thread_local const std::unique_ptr<Workers> mine = std::make_unique<Workers>();
+    return *mine;
+}
+}  // namespace
+
+void start_early(const GridLaunch& launch) {
+    Workers& all = workers();
+    Worker& work = all.begun == &all.one ? all.other : all.one;
+    if (all.next) die("two grids that start early");
+    all.next = worker = &work;
+    work.begin_grid(launch);
+    work.begin_block(work.order[0]);
+    work.early = true;
+    work.run_block();
+    work.early = false;
+}
+
+void run_grid(const GridLaunch& launch) {
+    Workers& all = workers();
+    Worker& work = all.begun ? *all.begun : all.next == &all.one ? all.other : all.one;
+    worker = &work;
+    size_t n_run = 0;
+    if (all.begun) {
+        n_run = 1;
+        work.release_held();
+        if (work.done != work.n_threads) work.run_block();
+    } else {
+        work.begin_grid(launch);
     }
-    grid_at_work = nullptr;
-}
-
-float half_value(uint32_t h) {
-    static const std::unique_ptr<float[]> table = [] {
-        auto values = std::make_unique<float[]>(65536);
-        for (uint32_t i = 0; i < 65536; ++i) values[i] = f16_to_f32(uint16_t(i));
-        return values;
-    }();
-    return table[h];
-}
-
-}  // namespace simt
-
-using simt::Exchange;
-
-void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    uint32_t in[8] = {a[0], a[1], a[2], a[3], b0, b1, 0, 0}, out[4];
-    // The accumulators join by the lanes' own hands: each adds its products to them after the meeting.
-    simt::warp_operation(
-        "mma_16x8x16", in, 6, out, 4,
-        [](Exchange& e, const void*) {
-            float rows[16][16], columns[8][16];
-            for (uint32_t l = 0; l < 32; ++l) {
-                const uint32_t g = l / 4, t = l % 4;
-                for (uint32_t r = 0; r < 4; ++r) {
-                    float* at = &rows[g + 8 * (r & 1)][2 * t + 8 * (r >> 1)];
-                    at[0] = low_to_float(e.in[l][r]);
-                    at[1] = high_to_float(e.in[l][r]);
-                }
-                for (uint32_t r = 0; r < 2; ++r) {
-                    columns[g][2 * t + 8 * r] = low_to_float(e.in[l][4 + r]);
-                    columns[g][2 * t + 8 * r + 1] = high_to_float(e.in[l][4 + r]);
-                }
-            }
-            for (uint32_t l = 0; l < 32; ++l) {
-                for (uint32_t q = 0; q < 4; ++q) {
-                    const float *x = rows[l / 4 + 8 * (q >> 1)], *y = columns[2 * (l % 4) + (q & 1)];
-                    float sum = 0;
-                    for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
-                    e.out[l][q] = float_bits(sum);
-                }
-            }
-        },
-        nullptr);
-    for (int q = 0; q < 4; ++q) c[q] += bits_float(out[q]);
+    for (; n_run < work.order.size(); ++n_run) {
+        work.begin_block(work.order[n_run]);
+        work.run_block();
+    }
+    if (!work.waited) die("a kernel that never calls wait_for_earlier_kernels()");
+    work.shared.reset();
+    all.begun = std::exchange(all.next, nullptr);
+    worker = nullptr;
 }
 
 namespace {
 
-template <bool Transposed>
-void load_four(uint32_t (&r)[4], const void* shared_row) {
-    if (reinterpret_cast<uintptr_t>(shared_row) & 15) simt::die("a row of load_matrices that is not aligned to 16 bytes");
-    uint32_t in[4];
-    std::memcpy(in, shared_row, 16);
-    simt::warp_operation(
-        Transposed ? "load_matrices_transposed" : "load_matrices", in, 4, r, 4,
-        [](Exchange& e, const void*) {
-            uint16_t values[4][8][8];  // matrix, row, column
-            for (uint32_t l = 0; l < 32; ++l) std::memcpy(values[l / 8][l % 8], e.in[l], 16);
-            for (uint32_t l = 0; l < 32; ++l) {
-                const uint32_t g = l / 4, t = l % 4;
-                for (uint32_t m = 0; m < 4; ++m) {
-                    const uint16_t low = Transposed ? values[m][2 * t][g] : values[m][g][2 * t];
-                    const uint16_t high = Transposed ? values[m][2 * t + 1][g] : values[m][g][2 * t + 1];
-                    e.out[l][m] = low | (uint32_t(high) << 16);
-                }
-            }
-        },
-        nullptr);
+// Of 8 values: the compiler makes them of what the machine has, whatever the level of optimisation.
+typedef float Floats __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+
+/// FP16 in the low halves, exactly. The exponent is moved by a product; infinities and NaN get theirs by hand.
+inline void to_floats(const uint32_t* from, float* to) {
+    Words h;
+    std::memcpy(&h, from, sizeof h);
+    const Words magnitude = (h & 0x7fffu) << 13;
+    Floats value;
+    std::memcpy(&value, &magnitude, sizeof value);
+    value *= 0x1p112f;
+    Words bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits |= Words((h & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+    bits |= (h & 0x8000u) << 16;
+    std::memcpy(to, &bits, sizeof bits);
 }
 
 }  // namespace
 
-void load_matrices(uint32_t (&r)[4], const void* shared_row) { load_four<false>(r, shared_row); }
-void load_matrices_transposed(uint32_t (&r)[4], const void* shared_row) { load_four<true>(r, shared_row); }
+#if defined(__x86_64__)
+__attribute__((target_clones("avx2", "default")))  // not FMA: the same bits on both
+#endif
+void mma_products(Exchange& e, const void*) {
+    uint32_t a_bits[16][16], b_bits[16][8];
+    float a[16][16], b[16][8];
+    for (uint32_t l = 0; l < 32; ++l) {
+        const uint32_t g = l / 4, t = l % 4;
+        for (uint32_t r = 0; r < 4; ++r) {
+            uint32_t* at = &a_bits[g + 8 * (r & 1)][2 * t + 8 * (r >> 1)];
+            at[0] = e.in[l][r] & 0xffffu;
+            at[1] = e.in[l][r] >> 16;
+        }
+        for (uint32_t r = 0; r < 2; ++r) {
+            b_bits[2 * t + 8 * r][g] = e.in[l][4 + r] & 0xffffu;
+            b_bits[2 * t + 8 * r + 1][g] = e.in[l][4 + r] >> 16;
+        }
+    }
+    for (int i = 0; i < 256; i += 8) to_floats(&a_bits[0][0] + i, &a[0][0] + i);
+    for (int i = 0; i < 128; i += 8) to_floats(&b_bits[0][0] + i, &b[0][0] + i);
+    Floats columns[16];
+    std::memcpy(columns, b, sizeof columns);
+    for (uint32_t row = 0; row < 16; ++row) {
+        Floats sum = {};
+        for (int k = 0; k < 16; ++k) sum += a[row][k] * columns[k];
+        float values[8];
+        std::memcpy(values, &sum, sizeof values);
+        for (uint32_t column = 0; column < 8; ++column)
+            e.out[row % 8 * 4 + column / 2][(row / 8) * 2 + column % 2] = float_bits(values[column]);
+    }
+}
 
+const float* const half_table = [] {
+    static float values[65536];
+    for (uint32_t i = 0; i < 65536; ++i) values[i] = f16_to_f32(uint16_t(i));
+    return values;
+}();
+
+}  // namespace simt
 }  // namespace cuda
 }  // namespace QP_KERNELS_NS
 }  // namespace quantplug::kernels

@@ -22,7 +22,7 @@
 #define QP_UNROLL
 #define QP_NO_UNROLL
 
-struct uint2 {
+struct alignas(8) uint2 {
     uint32_t x, y;
 };
 struct alignas(16) uint4 {
@@ -42,7 +42,7 @@ struct Index {
 struct Position {
     Index thread, block, block_size, grid_size;
 };
-const Position& position();
+[[gnu::tls_model("initial-exec")]] extern thread_local constinit Position here;
 
 /// What one lane brings to a warp operation, and what it takes away.
 struct Exchange {
@@ -56,25 +56,39 @@ void warp_operation(const char* name, const uint32_t* in, int n_in, uint32_t* ou
                     const void* arguments);
 void barrier();
 
+/// A copy of `bytes` that wait_copies makes.
 void defer_copy(void* shared, const void* global, int bytes);
 void commit_copies();
 void wait_copies(int pending_groups);
 
+/// Where the thread waits for what earlier kernels wrote.
+void wait_for_earlier();
+
 unsigned char* shared_memory();
 [[noreturn]] void die(const char* what);
 
-/// Runs `body` once for every thread of the grid. Called by runtime of the shim alone.
-void run_grid(Index grid, Index block, size_t shared_bytes, uint64_t seed, void (*body)(const void*), const void* context);
+struct GridLaunch {
+    const char* name = nullptr;
+    Index grid, block;
+    size_t shared_bytes = 0;
+    uint64_t seed = 0;  // of the order of blocks and threads
+    void (*body)(const void*) = nullptr;
+    const void* context = nullptr;
+};
+/// Runs `body` once for every thread of the grid. Called by the shim's runtime alone.
+void run_grid(const GridLaunch& launch);
+/// What a card may do while the kernel before is still at work: one block runs up to wait_for_earlier_kernels(). The next
+/// run_grid but one is of this launch: of the one before, then of this one.
+void start_early(const GridLaunch& launch);
 
-/// f16_to_f32 by table: mma converts thousands of values a call.
-float half_value(uint32_t h);
+extern const float* const half_table;  // f16_to_f32 of every value
 
 }  // namespace simt
 
 // ---------------------------------------------------------------- FP16
-inline float half_to_float(uint32_t h) { return simt::half_value(h & 0xffffu); }
-inline float low_to_float(uint32_t a) { return simt::half_value(a & 0xffffu); }
-inline float high_to_float(uint32_t a) { return simt::half_value(a >> 16); }
+inline float half_to_float(uint32_t h) { return simt::half_table[h & 0xffffu]; }
+inline float low_to_float(uint32_t a) { return simt::half_table[a & 0xffffu]; }
+inline float high_to_float(uint32_t a) { return simt::half_table[a >> 16]; }
 inline uint16_t float_to_half(float v) { return f32_to_f16(v); }
 inline uint32_t pack_half2(float low, float high) { return f32_to_f16(low) | (uint32_t(f32_to_f16(high)) << 16); }
 inline uint32_t half2_sub(uint32_t a, uint32_t b) {
@@ -98,6 +112,7 @@ inline uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
     for (int i = 0; i < 4; ++i) out |= uint32_t((bytes >> (8 * ((selector >> (4 * i)) & 7))) & 0xff) << (8 * i);
     return out;
 }
+inline uint32_t bit_count(uint32_t v) { return uint32_t(__builtin_popcount(v)); }
 inline uint32_t float_bits(float v) {
     uint32_t bits;
     std::memcpy(&bits, &v, 4);
@@ -109,6 +124,7 @@ inline float bits_float(uint32_t v) {
     return f;
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float mul_rn(float a, float b) { return a * b; }
 inline float add_rn(float a, float b) { return a + b; }
 inline float div_rn(float a, float b) { return a / b; }
@@ -151,21 +167,60 @@ inline uint32_t warp_ballot(bool v) {
 inline void sync_warp() { simt::warp_operation("sync_warp", nullptr, 0, nullptr, 0, nullptr, nullptr); }
 inline void sync_block() { simt::barrier(); }
 
-void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-void load_matrices(uint32_t (&r)[4], const void* shared_row);
-void load_matrices_transposed(uint32_t (&r)[4], const void* shared_row);
+namespace simt {
+void mma_products(Exchange& e, const void*);  // out[lane] = its four sums of products
+template <bool Transposed>
+void load_four(uint32_t (&r)[4], const void* shared_row) {
+    if (reinterpret_cast<uintptr_t>(shared_row) & 15) die("a row of load_matrices that is not aligned to 16 bytes");
+    uint32_t in[4];
+    std::memcpy(in, shared_row, 16);
+    warp_operation(
+        Transposed ? "load_matrices_transposed" : "load_matrices", in, 4, r, 4,
+        [](Exchange& e, const void*) {
+            uint16_t values[4][8][8];  // matrix, row, column
+            for (uint32_t l = 0; l < 32; ++l) std::memcpy(values[l / 8][l % 8], e.in[l], 16);
+            for (uint32_t l = 0; l < 32; ++l) {
+                const uint32_t g = l / 4, t = l % 4;
+                for (uint32_t m = 0; m < 4; ++m) {
+                    const uint16_t low = Transposed ? values[m][2 * t][g] : values[m][g][2 * t];
+                    const uint16_t high = Transposed ? values[m][2 * t + 1][g] : values[m][g][2 * t + 1];
+                    e.out[l][m] = low | (uint32_t(high) << 16);
+                }
+            }
+        },
+        nullptr);
+}
+}  // namespace simt
+inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const uint32_t in[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    uint32_t out[4];
+    simt::warp_operation("mma_16x8x16", in, 6, out, 4, simt::mma_products, nullptr);
+    for (int q = 0; q < 4; ++q) c[q] += bits_float(out[q]);
+}
+inline void load_matrices(uint32_t (&r)[4], const void* shared_row) { simt::load_four<false>(r, shared_row); }
+inline void load_matrices_transposed(uint32_t (&r)[4], const void* shared_row) { simt::load_four<true>(r, shared_row); }
 
 // ---------------------------------------------------------------- memory
-inline uint4 load_stream4(const void* p) { return *static_cast<const uint4*>(p); }
-inline uint4 load4(const void* p) { return *static_cast<const uint4*>(p); }
-inline uint2 load2(const void* p) { return *static_cast<const uint2*>(p); }
-inline uint32_t load1(const void* p) { return *static_cast<const uint32_t*>(p); }
-inline uint32_t load_const32(const void* p) { return *static_cast<const uint32_t*>(p); }
-inline uint32_t load_const16(const void* p) { return *static_cast<const uint16_t*>(p); }
+namespace simt {
+template <class T>
+const T& aligned(const void* p) {
+    if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) die("a load of a misaligned address");
+    return *static_cast<const T*>(p);
+}
+}  // namespace simt
+inline uint4 load_stream4(const void* p) { return simt::aligned<uint4>(p); }
+inline uint4 load4(const void* p) { return simt::aligned<uint4>(p); }
+inline uint2 load2(const void* p) { return simt::aligned<uint2>(p); }
+inline uint32_t load1(const void* p) { return simt::aligned<uint32_t>(p); }
+inline uint32_t load_const32(const void* p) { return simt::aligned<uint32_t>(p); }
+inline uint32_t load_const16(const void* p) { return simt::aligned<uint16_t>(p); }
 
 template <int N>
 inline void copy_async(void* shared, const void* global) {
     static_assert(N == 4 || N == 8 || N == 16);
+    unsigned char there[N];
+    std::memcpy(there, global, N);  // read and written here too, where a sanitizer names the kernel's line
+    std::memset(shared, 0xff, N);
     simt::defer_copy(shared, global, N);
 }
 inline void commit_copies() { simt::commit_copies(); }
@@ -173,13 +228,15 @@ template <int N>
 inline void wait_copies() {
     simt::wait_copies(N);
 }
+inline void prefetch_l2(const void* p) { (void)*static_cast<const volatile unsigned char*>(p); }  // for AddressSanitizer
+
 inline uint32_t atomic_add(uint32_t* p, uint32_t v) {
     const uint32_t old = *p;
     *p = old + v;
     return old;
 }
 inline void fence_device() {}
-inline void wait_for_earlier_kernels() {}
+inline void wait_for_earlier_kernels() { simt::wait_for_earlier(); }
 inline void let_next_kernel_start() {}
 inline unsigned char* dynamic_shared() { return simt::shared_memory(); }
 
@@ -187,7 +244,7 @@ inline unsigned char* dynamic_shared() { return simt::shared_memory(); }
 }  // namespace QP_KERNELS_NS
 }  // namespace quantplug::kernels
 
-#define threadIdx (::quantplug::kernels::cuda::simt::position().thread)
-#define blockIdx (::quantplug::kernels::cuda::simt::position().block)
-#define blockDim (::quantplug::kernels::cuda::simt::position().block_size)
-#define gridDim (::quantplug::kernels::cuda::simt::position().grid_size)
+#define threadIdx (::quantplug::kernels::cuda::simt::here.thread)
+#define blockIdx (::quantplug::kernels::cuda::simt::here.block)
+#define blockDim (::quantplug::kernels::cuda::simt::here.block_size)
+#define gridDim (::quantplug::kernels::cuda::simt::here.grid_size)

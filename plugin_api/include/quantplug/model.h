@@ -26,6 +26,18 @@ typedef struct qp_load_params {
     void* user;
 } qp_load_params;
 
+/* A device's share of a plan, in bytes. */
+typedef struct qp_device_memory {
+    char device[24];       /* "cpu", "cuda:0" */
+    uint32_t n_layers;     /* of the model's layers, those that it computes */
+    uint32_t reserved;
+    uint64_t weights;
+    uint64_t kv_cache;
+    uint64_t scratch;
+    uint64_t total;        /* the sum of the three */
+    uint64_t free;         /* what can be allocated there now, shared by all entries of one name; 0 = unknown */
+} qp_device_memory;
+
 /* Bytes that a load with these options takes, computed before any weight is read, and equal to what is then allocated. */
 typedef struct qp_memory_plan {
     uint32_t struct_size;
@@ -35,7 +47,10 @@ typedef struct qp_memory_plan {
     uint64_t scratch;
     uint64_t other;        /* tokenizer, process, and the largest tensor while loading */
     uint64_t total;
-    uint64_t available;    /* what the machine and the process's limits leave now; 0 = unknown */
+    uint64_t available;    /* what the machine and the process's limits leave now, of all devices in use together; 0 = unknown */
+    uint32_t n_devices;    /* entries of `devices`, in the order of the model's layers; 0: not told */
+    uint32_t reserved;
+    qp_device_memory devices[16];
 } qp_memory_plan;
 
 /* Facts of a folder (inspect) or of a loaded model (model_info). Numbers that are unknown are 0, ids that do not exist -1. */

@@ -239,6 +239,13 @@ class FakeBackend : public qp::Backend {
         out.ctx = static_cast<uint32_t>(params.options.integer("ctx"));
         out.weights = 1000;
         out.kv_cache = 100;
+        out.n_devices = 2;
+        for (uint32_t i = 0; i < 2; ++i) {
+            quantplug::copy_text(out.devices[i].device, i == 0 ? "cpu" : "cuda:0");
+            out.devices[i].n_layers = i + 1;
+            out.devices[i].total = 550;
+            out.devices[i].free = 1000 * i;
+        }
     }
     std::unique_ptr<qp::Model> load(const qp::LoadParams& params, qp::Progress& progress) const override {
         progress.report(0.5, "weights");

@@ -1,0 +1,171 @@
+#include "kernels/cuda/product.h"
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/product_kernel.h"
+
+namespace quantplug::kernels {
+inline namespace QP_KERNELS_NS {
+namespace cuda {
+namespace {
+
+Status refused(const char* what, int64_t value) {
+    return Status::error(internal, std::string("a product with ") + what + " " + std::to_string(value) +
+                                       " is none that the kernel can compute");
+}
+
+bool usable(const MatrixView& matrix) {
+    return matrix.words && matrix.scales && matrix.n_blocks > 0 && matrix.n > 0 && matrix.n_sections > 0 &&
+           matrix.n_sections <= max_sections && (matrix.n_splits == 8 || matrix.n_splits == 16);
+}
+
+Status check_operand(const Operand& x, int32_t k_padded) {
+    if (!x.x || (reinterpret_cast<uintptr_t>(x.x) & 15) != 0) return refused("activations at", reinterpret_cast<intptr_t>(x.x));
+    if (x.ld % 8 != 0 || x.ld < k_padded) return refused("a row stride of", x.ld);
+    if (x.exponent <= -127 || x.exponent >= 127) return refused("an exponent of", x.exponent);
+    return {};
+}
+
+Status check_packed(const ProductArguments& a) {
+    if (!a.packed.x) return {};
+    if (!a.saturation) return refused("an FP16 result and a count of saturated values at", 0);
+    if (a.packed.exponent <= -127 || a.packed.exponent >= 127) return refused("an exponent of", a.packed.exponent);
+    return {};
+}
+
+template <int NB, bool Zeros>
+void start(Queue& queue, const char* name, const ProductArguments& a, int64_t n_blocks, int32_t n_warps) {
+    const bool two = a.form == ProductForm::gated;
+    const uint32_t shared_bytes = uint32_t(n_warps) * (ring_bytes + (two ? NB * 512 : 0));
+    launch(queue, name, product_kernel<NB, Zeros>, Extent{uint32_t(n_blocks * a.n_slabs), 1, 1},
+           Extent{uint32_t(n_warps) * 32, 1, 1}, shared_bytes, a);
+}
+
+template <bool Zeros>
+void start(Queue& queue, const char* name, const ProductArguments& a, int64_t n_blocks, int32_t slab_rows,
+           int32_t n_warps) {
+    if (n_blocks * a.n_slabs > INT32_MAX) return queue.keep(refused("blocks and slabs numbering", n_blocks * a.n_slabs));
+    if (slab_rows == 8)
+        start<1, Zeros>(queue, name, a, n_blocks, n_warps);
+    else if (slab_rows == 16)
+        start<2, Zeros>(queue, name, a, n_blocks, n_warps);
+    else
+        start<4, Zeros>(queue, name, a, n_blocks, 8);
+}
+
+int32_t slab_rows_of(int32_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : 32; }
+
+}  // namespace
+
+void product(Queue& queue, const ProductLaunch& launch) {
+    if (launch.rows == 0) return;
+    if (launch.rows < 0) return queue.keep(refused("rows numbering", launch.rows));
+    if (launch.n_matrices < 1 || launch.n_matrices > 3) return queue.keep(refused("matrices numbering", launch.n_matrices));
+    if (!launch.out) return queue.keep(refused("its result at", 0));
+    ProductArguments a;
+    int32_t n_blocks = 0, n_warps = 8;
+    bool zeros = false;
+    for (int32_t i = 0; i < launch.n_matrices; ++i) {
+        const MatrixView& matrix = launch.matrices[i];
+        if (!usable(matrix)) return queue.keep(refused("an unpacked matrix as number", i));
+        if (Status status = check_operand(launch.x, matrix.k_padded); !status.ok()) return queue.keep(status);
+        a.matrices[i] = matrix;
+        a.columns[i] = launch.columns[i];
+        a.block_end[i] = n_blocks += matrix.n_blocks;
+        zeros |= matrix.zeros != nullptr;
+        if (matrix.n_splits == 16) n_warps = 16;
+    }
+    const int32_t slab = slab_rows_of(launch.rows);
+    a.x = launch.x;
+    a.rows = launch.rows;
+    a.n_slabs = (launch.rows + slab - 1) / slab;
+    a.out = launch.out;
+    a.ld = launch.ld;
+    a.add = launch.store == Store::add;
+    zeros ? start<true>(queue, "product", a, n_blocks, slab, n_warps)
+          : start<false>(queue, "product", a, n_blocks, slab, n_warps);
+}
+
+void gated_product(Queue& queue, const GatedLaunch& launch) {
+    if (launch.rows == 0) return;
+    if (launch.rows < 0) return queue.keep(refused("rows numbering", launch.rows));
+    if (!launch.out && !launch.packed.x) return queue.keep(refused("its result at", 0));
+    ProductArguments a;
+    const bool gated = launch.gate.words != nullptr;
+    a.form = gated ? ProductForm::gated : ProductForm::ungated;
+    a.matrices[0] = gated ? launch.gate : launch.up;
+    a.matrices[1] = launch.up;
+    for (int32_t i = 0; i < (gated ? 2 : 1); ++i) {
+        if (!usable(a.matrices[i])) return queue.keep(refused("an unpacked matrix as number", i));
+        if (Status status = check_operand(launch.x, a.matrices[i].k_padded); !status.ok()) return queue.keep(status);
+    }
+    if (a.matrices[0].n != launch.up.n) return queue.keep(refused("columns of the gate numbering", a.matrices[0].n));
+    if (launch.packed.x && launch.down.k != launch.up.n)
+        return queue.keep(refused("columns for the next one's inputs numbering", launch.down.k));
+    const int32_t slab = slab_rows_of(launch.rows);
+    a.x = launch.x;
+    a.rows = launch.rows;
+    a.n_slabs = (launch.rows + slab - 1) / slab;
+    a.out = launch.out;
+    a.ld = launch.ld;
+    a.activation = launch.activation;
+    a.packed = launch.packed;
+    a.scatter = launch.down.scatter;
+    a.padding = launch.down.padding;
+    a.n_padding = launch.down.n_padding;
+    a.saturation = launch.saturation;
+    if (Status status = check_packed(a); !status.ok()) return queue.keep(status);
+    a.matrices[0].zeros || launch.up.zeros ? start<true>(queue, "gated_product", a, launch.up.n_blocks, slab, 8)
+                                           : start<false>(queue, "gated_product", a, launch.up.n_blocks, slab, 8);
+}
+
+namespace {
+
+/// The experts' matrices may differ in all but their sizes: the kernel that knows zero points serves every one.
+void start_experts(Queue& queue, const char* name, ProductArguments& a, const MatrixView& shape, const Routed& routed) {
+    if (routed.max_slabs == 0) return;
+    if (!routed.slabs || !routed.n_slabs || (routed.slab_rows != 8 && routed.slab_rows != 32))
+        return queue.keep(refused("slabs of experts whose rows number", routed.slab_rows));
+    if (routed.max_slabs < 0 || shape.n_blocks <= 0) return queue.keep(refused("slabs of experts numbering", routed.max_slabs));
+    if (Status status = check_operand(a.x, shape.k); !status.ok()) return queue.keep(status);
+    if (Status status = check_packed(a); !status.ok()) return queue.keep(status);
+    a.n_slabs = routed.max_slabs;
+    a.slabs = routed.slabs;
+    a.n_live_slabs = routed.n_slabs;
+    start<true>(queue, name, a, shape.n_blocks, routed.slab_rows, 8);
+}
+
+}  // namespace
+
+void expert_product(Queue& queue, const ExpertProductLaunch& launch) {
+    if (!launch.table || !launch.out) return queue.keep(refused("its matrices or its result at", 0));
+    ProductArguments a;
+    a.block_end[0] = launch.shape.n_blocks;
+    a.x = launch.x;
+    a.out = launch.out;
+    a.ld = launch.ld;
+    a.tables[0] = launch.table;
+    start_experts(queue, "expert_product", a, launch.shape, launch.routed);
+}
+
+void expert_gated_product(Queue& queue, const ExpertGatedLaunch& launch) {
+    if (!launch.ups || !launch.downs || !launch.packed.x) return queue.keep(refused("its matrices or its result at", 0));
+    if (launch.down_shape.k != launch.shape.n)
+        return queue.keep(refused("columns for the next one's inputs numbering", launch.down_shape.k));
+    ProductArguments a;
+    a.form = launch.gates ? ProductForm::gated : ProductForm::ungated;
+    a.tables[0] = launch.gates ? launch.gates : launch.ups;
+    a.tables[1] = launch.ups;
+    a.down = launch.downs;
+    a.x = launch.x;
+    a.activation = launch.activation;
+    a.packed = launch.packed;
+    a.saturation = launch.saturation;
+    start_experts(queue, "expert_gated_product", a, launch.shape, launch.routed);
+}
+
+}  // namespace cuda
+}  // namespace QP_KERNELS_NS
+}  // namespace quantplug::kernels
