@@ -73,6 +73,7 @@ struct Candidate {
     float logit = 0;     // as computed, without adjustments
 };
 constexpr int32_t max_candidates = 256;  // of one Wanted
+constexpr int32_t max_adjusts = 4096;    // of one Wanted
 
 struct Wanted {
     enum What : uint8_t {
@@ -161,6 +162,10 @@ class QP_KERNELS_API Device {
         (void)position, (void)length;
         return 0;
     }
+
+    /// Bits of a prompt's rows that depend on nothing but the sequence before them, not on how the prompt was cut in steps.
+    /// Costs a device speed that has a faster product whose sums depend on the number of rows. Before prepare().
+    virtual void set_deterministic(bool on) { (void)on; }
 
     // Parts: a split device has several, each with its memory and its layers (LayerSpec::device). Plans, `memory`,
     // `free_memory`, `reserve`, `pack` and `upload` are about the selected one.

@@ -14,7 +14,8 @@ std::string text(int64_t value) { return std::to_string(value); }
 
 Status check_chosen(int32_t token, size_t row, const StepBefore* before) {
     const int64_t i = -1 - int64_t(token);
-    const std::string name = "row " + text(int64_t(row)) + " takes the token of wanted " + text(i) + " of the step before";
+    const std::string name =
+        "row " + text(int64_t(row)) + " takes the token of wanted " + text(i) + " of the step before";
     if (!before || before->failed) {
         return Status::error(failed_precondition,
                              name + ", which failed, was cancelled or never came; submit the row with its token");
@@ -35,6 +36,8 @@ Status check_candidates(const ModelSpec& spec, const Step& step, const Wanted& w
                        text(int64_t(wanted.first_adjust) + wanted.n_adjusts) + " are outside the step's " +
                        text(n_adjusts));
     }
+    if (wanted.n_adjusts > max_adjusts)
+        return invalid(text(wanted.n_adjusts) + " logits of a row are adjusted, more than " + text(max_adjusts));
     for (const Adjust& a : step.adjusts.subspan(size_t(wanted.first_adjust), size_t(wanted.n_adjusts))) {
         if (a.token < 0 || a.token >= spec.n_vocab) {
             return invalid("the logit of token " + text(a.token) + " is adjusted, outside the vocabulary of " +

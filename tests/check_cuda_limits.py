@@ -96,7 +96,12 @@ def measure(sm, objects):
         for elf in cubins(path, sm):
             mangled.update(kernels(elf))
     names = subprocess.run(["c++filt"], input="\n".join(mangled), text=True, capture_output=True, check=True).stdout.split("\n")
-    return {short(name): figures for name, figures in zip(names, mangled.values())}
+    found = {}
+    for name, figures in zip(map(short, names), mangled.values()):
+        if name in found:
+            sys.exit(f"FAILED: two kernels are called {name}: rename one")
+        found[name] = figures
+    return found
 
 
 def read_table(path):

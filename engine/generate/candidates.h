@@ -21,8 +21,8 @@ inline bool ranks_before(const Candidate& a, const Candidate& b) {
 
 /// Ranks by falling logit, ties to the lower id. A candidate has a finite logit; -infinity is none. Sampling needs the
 /// few first of 100,000 and more, so that ranks are found band by band: a pass over the rest splits off the next band
-/// of logits, which alone is sorted. Sums of up to `few` candidates go by rank: the same bits whether they were cut from
-/// a whole row or given as a list. Memory is kept from one assign to the next.
+/// of logits, which alone is sorted. Sums of up to `few` candidates go by rank: the same bits whether they were cut
+/// from a whole row or given as a list. Memory is kept from one assign to the next.
 class Candidates {
  public:
     static constexpr size_t few = 256;

@@ -50,8 +50,8 @@ Generation::Generation(const Model& model, GenerateRequest request)
     const bool all_sampled = model.n_sampled() == model.n_vocab();
     greedy_ = is_plain_greedy(request_.sampling) && request_.n_top == 0 && all_sampled;
     // The most probable tokens beside the drawn one are of all ids, and of the logits before they are adjusted.
-    const bool tops = request_.n_top == 0 || (request_.n_top <= kernels::max_candidates && all_sampled &&
-                                              !sampler_.adjusts_any());
+    const bool tops =
+        request_.n_top == 0 || (request_.n_top <= kernels::max_candidates && all_sampled && !sampler_.adjusts_any());
     tries_candidates_ = !greedy_ && tops && sampler_.can_use_candidates();
 }
 
@@ -60,10 +60,11 @@ kernels::Wanted Generation::wanted(bool candidates, std::vector<kernels::Adjust>
     if (greedy_) {
         out.what = kernels::Wanted::argmax;
     } else if (candidates && tries_candidates_ && !needs_logits_) {
+        const std::span<const kernels::Adjust> own = sampler_.adjusts(size_t(model_.n_sampled()));
+        if (own.size() > size_t(kernels::max_adjusts)) return out;
         out.what = kernels::Wanted::candidates;
         const int32_t n = request_.sampling.temperature == 0 ? std::max(1, request_.n_top) : kernels::max_candidates;
         out.n = std::min(n, model_.n_sampled());
-        const std::span<const kernels::Adjust> own = sampler_.adjusts(size_t(model_.n_sampled()));
         out.first_adjust = int32_t(adjusts.size());
         out.n_adjusts = int32_t(own.size());
         adjusts.insert(adjusts.end(), own.begin(), own.end());

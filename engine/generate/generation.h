@@ -70,7 +70,7 @@ class Generation {
 
     /// What came of wanted().
     struct Answer {
-        int32_t id = 0;                // argmax
+        int32_t id = 0;                 // argmax
         std::span<const float> values;  // n_vocab logits, two sums beside candidates, one log-probability beside `id`
         std::span<const kernels::Candidate> candidates;
     };

@@ -87,7 +87,7 @@ class Sampler {
     std::vector<int32_t> stop_ids_;
     std::shared_ptr<const TokenSet> breakers_, newlines_;
     bool penalises_ = false, adjusts_ = false, can_use_candidates_ = false;
-    uint32_t leading_ = 0;  // bits of the penalties that are part of adjusts()
+    uint32_t leading_ = 0;                 // bits of the penalties that are part of adjusts()
     std::optional<TokenHistory> history_;  // where something looks at it
     uint32_t n_accepted_ = 0;
 

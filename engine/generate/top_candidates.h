@@ -14,7 +14,8 @@ namespace quantplug::engine {
 /// and possibly some of the rest. Steps are applied while it is uncertain; a certain set goes on as Candidates.
 class TopCandidates {
  public:
-    /// `ranked`: the first ones by rank, finite. `n_rest`: at most so many come after them. `log_sum`: ln sum exp of all.
+    /// `ranked`: the first ones by rank, finite. `n_rest`: at most so many come after them. `log_sum`: ln sum exp of
+    /// all.
     void assign(std::vector<Candidate>& ranked, size_t n_rest, double log_sum);
 
     /// Exactly items() can be drawn.

@@ -24,7 +24,8 @@ bool is_gpu(const std::string& name) { return name != "cpu"; }
 std::vector<std::string> parse_devices(const std::string& option) {
     if (option == "auto") return {};
     const auto unknown = [&](const std::string& name) {
-        fail(Code::invalid_argument, "device ", name.substr(0, 64), " is unknown; auto, cpu, cuda[:N] and lists like cuda:0,cuda:1 are");
+        fail(Code::invalid_argument, "device ", name.substr(0, 64),
+             " is unknown; auto, cpu, cuda[:N] and lists like cuda:0,cuda:1 are");
     };
     std::vector<std::string> names;
     for (size_t begin = 0; begin <= option.size();) {
@@ -51,8 +52,8 @@ Devices make_devices(const std::vector<std::string>& names, int32_t gpu_layers, 
     out.gpu_layers = gpu_layers;
     if (out.any_gpu() && options.compute != kernels::Compute::standard)
         fail(Code::unimplemented, "compute ", options.compute == kernels::Compute::exact ? "exact" : "fast",
-             " is for the CPU alone and the device is ",
-             *std::find_if(names.begin(), names.end(), is_gpu), "; take compute default or device cpu");
+             " is for the CPU alone and the device is ", *std::find_if(names.begin(), names.end(), is_gpu),
+             "; take compute default or device cpu");
     std::vector<std::unique_ptr<kernels::Device>> stages;
     for (const std::string& name : names) {
         std::unique_ptr<kernels::Device> device;
@@ -63,6 +64,7 @@ Devices make_devices(const std::vector<std::string>& names, int32_t gpu_layers, 
     }
     if (const Status status = kernels::make_split_device(std::move(stages), &out.device); !status.ok())
         fail(Code(status.code), status.message);
+    out.device->set_deterministic(options.deterministic);
     return out;
 }
 
@@ -71,7 +73,8 @@ Devices make_named(std::vector<std::string> names, int32_t n_layers, const LoadO
     const int32_t gpu_layers = options.gpu_layers;
     const int32_t n_gpus = int32_t(std::count_if(names.begin(), names.end(), is_gpu));
     if (gpu_layers > 0 && n_gpus == 0)
-        fail(Code::invalid_argument, "gpu_layers is ", gpu_layers, " and the device is cpu; name a CUDA device with them");
+        fail(Code::invalid_argument, "gpu_layers is ", gpu_layers,
+             " and the device is cpu; name a CUDA device with them");
     if (n_gpus > 0 && gpu_layers == 0) names = {"cpu"};
     if (n_gpus > 0 && gpu_layers > 0) {
         if (!is_gpu(names.front())) names.erase(names.begin());
@@ -109,8 +112,8 @@ DeviceLoad load_of(Devices& devices, int32_t part, const Decoder& decoder, const
     load.fixed = add(load.fixed, device.scratch_bytes(one, devices.max_rows(), needs.max_wanted));
     const std::string& name = devices.names[size_t(part)];
     const uint64_t sharing = uint64_t(std::count(devices.names.begin(), devices.names.end(), name));
-    const uint64_t room = is_gpu(name) ? device.free_memory().value_or(0)
-                                       : host_available - std::min(host_available, needs.other);
+    const uint64_t room =
+        is_gpu(name) ? device.free_memory().value_or(0) : host_available - std::min(host_available, needs.other);
     load.room = room / sharing;
     return load;
 }
@@ -196,6 +199,7 @@ MemoryPlan plan_parts(Devices& devices, Decoder& decoder, const StepNeeds& needs
     spec.layers = decoder.spec.layers;
 
     kernels::Device& device = *devices.device;
+    uint64_t largest = 0;
     for (int32_t part = 0; part < device.n_parts(); ++part) {
         device.select(part);
         PartPlan one;
@@ -205,13 +209,18 @@ MemoryPlan plan_parts(Devices& devices, Decoder& decoder, const StepNeeds& needs
         one.weights = weight_bytes(decoder, device, part);
         one.kv_cache = device.kv_bytes(spec, needs.kv);
         one.scratch = device.scratch_bytes(spec, devices.max_rows(), needs.max_wanted);
-        one.free = is_gpu(one.device) ? device.free_memory().value_or(0) : plan.host_available;
+        one.free = plan.host_available;
+        if (is_gpu(one.device)) {
+            one.free = std::max<uint64_t>(1, device.free_memory().value_or(0));  // 0 would be: unknown
+            largest = std::max(largest, largest_weight_bytes(decoder, device, part));
+        }
         plan.weights = add(plan.weights, one.weights);
         plan.kv_cache = add(plan.kv_cache, one.kv_cache);
         plan.scratch = add(plan.scratch, one.scratch);
         plan.parts.push_back(std::move(one));
     }
     device.select(0);
+    plan.other = add(plan.other, largest);  // a matrix is packed on the host before it goes to a card
     for (const MemoryPlan::Pool& pool : plan.pools()) plan.available = add(plan.available, pool.free);
     return plan;
 }

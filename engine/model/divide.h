@@ -14,8 +14,8 @@ struct DeviceLoad {
     uint64_t room = 0;
 };
 
-/// Consecutive layers for each device, at least one, so that the fullest is as little full as it can be. Returns how full
-/// that one is: above 1 it does not fit. out[i]: the device of layer first + i.
+/// Consecutive layers for each device, at least one, so that the fullest is as little full as it can be. Returns how
+/// full that one is: above 1 it does not fit. out[i]: the device of layer first + i.
 double divide_layers(std::span<const DeviceLoad> devices, size_t first, size_t n, std::span<int32_t> out);
 
 }  // namespace quantplug::engine

@@ -105,9 +105,8 @@ void refuse_if_too_large(const MemoryPlan& plan, const LoadOptions& options, con
          on_host ? concat(", other ", small->other >> 20) : "", ") and ", small->free >> 20, " MiB are available; ",
          fits > 0 ? concat("a context of ", fits, " tokens would fit (", option, fits, ")")
                   : "even without a context it does not fit",
-         fits == 0 && !on_host && options.gpu_layers < 0
-             ? "; leave the first layers to the CPU (--option gpu_layers=N)"
-             : "");
+         fits == 0 && !on_host && options.gpu_layers < 0 ? "; leave the first layers to the CPU (--option gpu_layers=N)"
+                                                         : "");
 }
 
 ChosenDevices choose(Decoder& decoder, const LoadOptions& options, const Log& log) {
@@ -145,10 +144,10 @@ std::unique_ptr<Model> Model::load(const ModelFolder& folder, const Format& form
     ChosenDevices chosen = choose(decoder, options, log);
     const MemoryPlan& plan = chosen.plan;
     refuse_if_too_large(plan, options, folder.name());
-    model->device_ = std::move(chosen.devices.device);
-    kernels::Device& device = *model->device_;
     model->max_step_rows_ = chosen.devices.max_rows();
     if (chosen.devices.all_gpu()) model->rows_per_step_ = model->max_step_rows_;
+    model->device_ = std::move(chosen.devices.device);
+    kernels::Device& device = *model->device_;
     model->ctx_ = plan.ctx;
     decoder.spec.max_positions = plan.ctx;
     decoder.spec.compute = options.compute;

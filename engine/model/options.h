@@ -38,7 +38,7 @@ struct PartPlan {
     std::string device;  // "cpu", "cuda:0"
     int32_t n_layers = 0;
     uint64_t weights = 0, kv_cache = 0, scratch = 0;
-    uint64_t free = 0;  // what can be allocated there now, by other parts too; 0: unknown
+    uint64_t free = 0;       // what can be allocated there now, by other parts too; 0: unknown
     uint64_t total() const;  // saturating, as all that follow
 };
 

@@ -72,8 +72,7 @@ class StepUnderWay {
 
 Model::~Model() { finish_all(); }
 
-std::shared_ptr<StepUnderWay> Model::make_step(std::span<const StepPart> parts,
-                                               std::span<const kernels::Wanted> wanted,
+std::shared_ptr<StepUnderWay> Model::make_step(std::span<const StepPart> parts, std::span<const kernels::Wanted> wanted,
                                                std::span<const kernels::Adjust> adjusts, bool chosen_before) const {
     auto made = std::make_shared<StepUnderWay>();
     std::vector<kernels::Row>& rows = made->rows;

@@ -1,5 +1,6 @@
 #include "engine/model/weights.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "engine/base/error.h"
@@ -76,6 +77,14 @@ uint64_t weight_bytes(const Decoder& decoder, const kernels::Device& device, int
             total = total + bytes < total ? UINT64_MAX : total + bytes;
     });
     return total;
+}
+
+uint64_t largest_weight_bytes(const Decoder& decoder, const kernels::Device& device, int32_t part) {
+    uint64_t largest = 0;
+    for_each_weight(decoder, device, part, [&](int32_t layer, uint64_t bytes) {
+        if (layer < 0 || decoder.spec.layers[size_t(layer)].device == part) largest = std::max(largest, bytes);
+    });
+    return largest;
 }
 
 void reserve_weights(const Decoder& decoder, kernels::Device& device, const std::string& name) {

@@ -25,6 +25,8 @@ WeightPlace place_of(const Decoder& decoder, const NormPart& norm, int32_t n_par
 void for_each_weight(const Decoder& decoder, const kernels::Device& device, int32_t part,
                      const std::function<void(int32_t layer, uint64_t bytes)>& tell);
 
+/// The largest matrix or vector of the part, which is selected.
+uint64_t largest_weight_bytes(const Decoder& decoder, const kernels::Device& device, int32_t part);
 /// Bytes that load_weights will allocate on the part, which is selected. Saturates.
 uint64_t weight_bytes(const Decoder& decoder, const kernels::Device& device, int32_t part = 0);
 

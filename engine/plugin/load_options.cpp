@@ -16,7 +16,8 @@ struct Option {
 };
 
 constexpr std::array options = {
-    Option{QP_OPTION_TEXT, "device", "where the model is computed: auto, cpu, cuda[:N], or several with commas between them, first layers first",
+    Option{QP_OPTION_TEXT, "device",
+           "where the model is computed: auto, cpu, cuda[:N], or several with commas between them, first layers first",
            "auto", nullptr, 0, 0},
     Option{QP_OPTION_INT, "gpu_layers",
            "layers on the CUDA device, counted from the last; the CPU computes the others; -1: all", "-1", nullptr, -1,

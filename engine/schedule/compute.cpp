@@ -177,8 +177,7 @@ void Scheduler::follow(std::span<Task> tasks) {
         Stream& s = task.stream();
         if (!task.done || !s.running || s.gives_up()) return;
         try {
-            if (!task.again)
-                task.item->progress = s.generation.advance(s.n_computed + task.item->rows, s.n_taken);
+            if (!task.again) task.item->progress = s.generation.advance(s.n_computed + task.item->rows, s.n_taken);
             if (task.wanted) task.item->token = s.generation.accept(task.answer);
         } catch (const std::bad_alloc&) {
             s.generation.stop(Finish::error, Code::resource_exhausted, "there is no memory for an event");

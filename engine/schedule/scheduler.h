@@ -37,8 +37,8 @@ struct StepStyle {
 /// prompts. Where the cache is full the youngest request gives its place up; its tokens are computed again later. What
 /// a request gets depends on itself alone: rows of a step do not see each other, and equal prefixes have equal keys.
 ///
-/// Where all that run are greedy and nothing else is to be done, a device that would idle between steps gets the next one
-/// before this one's answers are known: a stream that turns out to have ended drops its row.
+/// Where all that run are greedy and nothing else is to be done, a device that would idle between steps gets the next
+/// one before this one's answers are known: a stream that turns out to have ended drops its row.
 ///
 /// No thread of its own: step() and generate() compute, one thread at a time and for all; the others wait for their
 /// events. Events of submitted requests are delivered by step, those of generate on its own thread, at most

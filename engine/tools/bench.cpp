@@ -213,7 +213,7 @@ BenchResult run_benchmark(const BenchRequest& request, const Format& format, con
         device_name += (device_name.empty() ? "" : "+") + name;
         gb_per_s.push_back(name == "cpu" ? result.limits.read_gb_per_s : cuda_bandwidth(name, result.cuda));
     }
-    const double peak = !result.cuda.empty()                                          ? 0
+    const double peak = !result.cuda.empty()                                        ? 0
                         : compute == kernels::Compute::exact || !model->quantised() ? result.limits.fp32_gflops
                         : compute == kernels::Compute::fast                         ? result.limits.int8_gops
                                                                                     : result.limits.int16_gops;

@@ -26,7 +26,7 @@ struct BenchRequest {
 
 struct BenchRow {
     std::string shape, device;  // device: "cpu", "cuda:0", "cpu+cuda:0"
-    double bits = 0;  // per weight of the layers' matrices
+    double bits = 0;            // per weight of the layers' matrices
     int32_t threads = 0, batch = 1, depth = 0;
     std::string test;                           // "pp512", "tg128"
     double tokens_per_s = 0, min = 0, max = 0;  // median, worst and best of the repeats, of all sequences together
@@ -43,7 +43,7 @@ struct DeviceBandwidth {
 
 struct BenchResult {
     std::vector<BenchRow> rows;
-    kernels::Limits limits;  // with as many threads as the measurement has
+    kernels::Limits limits;             // with as many threads as the measurement has
     std::vector<DeviceBandwidth> cuda;  // of the devices that compute
     std::string cpu, device;
 };

@@ -203,14 +203,13 @@ BenchModel::BenchModel(std::string name, Decoder decoder, const LoadOptions& opt
     needs.compute = options.compute;
     needs.max_wanted = memory.max_wanted;
     needs.other = decoder_.largest_matrix_bytes();
-    ChosenDevices chosen = choose_devices(
-        decoder_, options,
-        [&](Devices& devices, const Log&) {
-            MemoryPlan plan = plan_parts(devices, decoder_, needs);
-            plan.ctx = memory.positions;
-            return plan;
-        },
-        {});
+    ChosenDevices chosen = choose_devices(decoder_, options,
+                                          [&](Devices& devices, const Log&) {
+                                              MemoryPlan plan = plan_parts(devices, decoder_, needs);
+                                              plan.ctx = memory.positions;
+                                              return plan;
+                                          },
+                                          {});
     for (const MemoryPlan::Pool& pool : chosen.plan.pools()) {
         if (!pool.fits())
             fail(Code::resource_exhausted, name_, ": needs ", pool.weights >> 20, " MiB for weights, ",

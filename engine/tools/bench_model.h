@@ -43,9 +43,9 @@ struct BenchMemory {
 
 /// What a step moves and computes, by the model's own numbers.
 struct StepCost {
-    double bytes = 0;            // packed matrices that it reads, and the cache
+    double bytes = 0;              // packed matrices that it reads, and the cache
     std::vector<double> bytes_of;  // each part's share
-    double operations = 0;       // two for each weight and row, and attention's
+    double operations = 0;         // two for each weight and row, and attention's
 };
 
 /// A decoder with its weights on a device of its own. One thread at a time.

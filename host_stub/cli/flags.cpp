@@ -30,7 +30,8 @@ CLI::Validator device_validator() {
 }
 
 void add_gpu_layers(CLI::App& command, std::optional<int32_t>& gpu_layers) {
-    command.add_option("--gpu-layers", gpu_layers, "layers on the CUDA device, counted from the last (default -1: all)")
+    command
+        .add_option("--gpu-layers", gpu_layers, "layers on the CUDA device, counted from the last (default -1: all)")
         ->check(CLI::Range(-1, 1 << 20))
         ->type_name("N");
 }

@@ -9,7 +9,7 @@ inline namespace QP_KERNELS_NS {
 namespace cpu {
 
 void CpuOps::choose_candidates(const Wanted& wanted, float* logits, int32_t n_vocab, Chooser& chooser, Candidate* out,
-                    double sums[2]) const {
+                               double sums[2]) const {
     using Ranked = Chooser::Ranked;
     const auto ahead = [](const Ranked& a, const Ranked& b) {
         return a.adjusted != b.adjusted ? a.adjusted > b.adjusted : a.id < b.id;

@@ -43,7 +43,8 @@ struct AttentionLaunch {
     Saturation* saturation = nullptr;
 };
 
-/// Head norms and RoPE of q and k, in place in qkv; keys and values into the cache. Dummies: nothing.
+/// Head norms and RoPE of q and k, in place in qkv; keys and values into the cache. Dummies: nothing. Rows of a sequence
+/// whose positions / 8 are equal follow each other without a gap, by rising position: they share words of q4.
 void rope_append(Queue& queue, const AttentionLaunch& launch);
 
 constexpr int32_t decode_max_chunks = 64;
@@ -60,13 +61,13 @@ uint64_t decode_workspace_counters(int32_t rows, int32_t n_heads);
 void decode_attention(Queue& queue, const AttentionLaunch& launch, bool append, const DecodeWorkspace& workspace,
                       int32_t max_positions, int32_t n_multiprocessors);
 
-/// Consecutive rows of one sequence, in device memory: at most prefill_tile_rows.
+/// Consecutive rows of the step with consecutive positions of one sequence: at most prefill_tile_rows. In device memory.
 struct RowTile {
     int32_t first_row, n_rows;
 };
 constexpr int32_t prefill_tile_rows = 64;
-/// Rows whose keys and values are in the cache (rope_append came before). A row's bits depend on its sequence and
-/// position, not on how the prompt was cut.
+/// Rows whose keys and values are in the cache (rope_append came before); qkv_ld is even. A row's bits depend on its
+/// sequence and position, not on how the prompt was cut.
 void prefill_attention(Queue& queue, const AttentionLaunch& launch, const RowTile* tiles, int32_t n_tiles);
 
 }  // namespace cuda

@@ -91,8 +91,8 @@ QP_DEVICE void score_tile(const KvView& kv, TilePlace place, const Queries& q, f
     const int64_t first = place.head * kv.block_tokens + place.token;
     const uint8_t* key = kv.keys + (first + 8 * (g / 2) + g % 2) * row + t * eight;
     QP_UNROLL for (int j = 0; j < 4; ++j) { QP_UNROLL for (int i = 0; i < 4; ++i) s[j][i] = 0; }
-    constexpr int at_once =
-        Width <= 128 ? Width / 32 : 4;  // the widest heads: loads of two groups in flight, not of eight
+    // The widest heads leave registers for the loads of four groups, not of eight.
+    constexpr int at_once = Width <= 128 ? Width / 32 : 4;
     QP_NO_UNROLL for (int u0 = 0; u0 < Width / 32; u0 += at_once) {
         QP_UNROLL for (int u1 = 0; u1 < at_once; ++u1) {
             const int u = u0 + u1;

@@ -75,7 +75,7 @@ QP_DEVICE void decode_unit(const MatrixView& matrix, const Section& section, int
 
 /// out (16 n_blocks, k_padded) FP16, 16-byte aligned. Grid (n_blocks, units of 128 rows in 8s); a warp takes one unit.
 /// Bytes: bits / 8 + 2 a weight, nearly all of them stores that stay in L2; 5.5 TB/s of them are 2.7e12 weights/s, and
-/// the 1.5 to 2.5 instructions a weight pair need a tenth of an H200's issue slots.
+/// the 1.5 to 2.5 instructions a weight pair need a seventh of an H200's issue slots.
 QP_KERNEL QP_BOUNDS(32 * n_warps, 4) decode_kernel(QP_PARAM MatrixView matrix, int32_t block0, uint16_t* out) {
     const int32_t lane = int32_t(threadIdx.x & 31), warp = int32_t(threadIdx.x >> 5);
     const int32_t chunk = (int32_t(blockIdx.y) * n_warps + warp) * unit_chunks;

@@ -9,8 +9,8 @@ namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cuda {
 
-/// Columns 16 block0 .. 16 (block0 + n_blocks) - 1 to out (columns, k_padded) FP16: RN16(scale * (code - zero)), bit for
-/// bit what decode_f16 (kernels/matrix.h) gives, 0 in padding. Plain matrices: the stored value, rounded to FP16.
+/// Columns 16 block0 .. 16 (block0 + n_blocks) - 1 to out (columns, k_padded) FP16: RN16(scale * (code - zero)), bit
+/// for bit what decode_f16 (kernels/matrix.h) gives, 0 in padding. Plain matrices: the stored value, rounded to FP16.
 void decode_blocks(Queue& queue, const MatrixView& matrix, int32_t block0, int32_t n_blocks, uint16_t* out);
 
 /// out[r] = scale * column token(r) of the (embedding_size, n_vocab) matrix, in input order; scale * stored value in

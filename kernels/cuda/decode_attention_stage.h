@@ -117,7 +117,8 @@ QP_DEVICE void load_head(const float* from, int32_t head_dim, float (&v)[Width /
 }
 
 /// A warp a head: norm and RoPE (where the launch appends), rotation, Q to shared memory as A operands. The block that
-/// `appends` also makes the row's key and value, before it reads any. `first`: q of the warp's first head, loaded.
+/// `appends` also makes the row's key and value, before it reads any. `first`: q of the warp's first head, loaded. Rows
+/// of Q beyond n_heads stay what they were: no other row's result depends on them.
 template <int Type, int Width>
 QP_DEVICE void prepare_heads(const Decode& d, const HeadTile& tile, int32_t row, int32_t slot, bool appends,
                              const Shared<Width>& shared, float (&first)[Width / 32]) {
@@ -125,8 +126,6 @@ QP_DEVICE void prepare_heads(const Decode& d, const HeadTile& tile, int32_t row,
     KvView kv = launch.kv;
     kv.type = Type;
     const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32, dim = kv.head_dim;
-    for (int32_t i = int32_t(threadIdx.x); i < Shared<Width>::n_queries; i += n_threads) shared.queries[i] = 0;
-    sync_block();
     const float* qkv = launch.qkv + row * launch.qkv_ld;
     float* x = shared.rows + warp * Shared<Width>::row;
     uint32_t saturated = 0;

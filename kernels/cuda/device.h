@@ -29,6 +29,7 @@ class CudaDevice final : public Device, private Handles {
     int32_t max_rows() const override { return 1024; }
     bool prefers_candidates() const override { return true; }
     bool runs_ahead() const override { return true; }
+    void set_deterministic(bool on) override { deterministic_ = on; }
     int32_t path(int32_t position, int32_t length) const override { return is_prompt_row(position, length); }
     std::optional<uint64_t> free_memory() const override;
     Status reserve(uint64_t weights) override;
@@ -98,7 +99,7 @@ class CudaDevice final : public Device, private Handles {
     StreamHandle stream_ = nullptr;
     Queue queue_;
     std::unique_ptr<Blas> blas_;
-    bool use_graphs_ = true;
+    bool use_graphs_ = true, deterministic_ = false;
 
     Slabs weights_;
     std::vector<uint8_t> image_;                 // of the matrix that is packed

@@ -139,7 +139,8 @@ Status CudaDevice::enqueue(const ModelSpec& spec, const Step& step, const Walk& 
 Status CudaDevice::run_walk(const ModelSpec& spec, const Step& step, const Walk& walk, const Lane& lane,
                             const StepShape& shape) {
     StepResult unused;
-    ops_.begin_step(spec, step, *find_kv(step.kv), lane.buffer, shape, &queue_, blas_.get(), &unused);
+    ops_.begin_step(spec, step, *find_kv(step.kv), lane.buffer, shape, &queue_,
+                    deterministic_ ? nullptr : blas_.get(), &unused);
     const bool done = walk(ops_);
     const Status launched = queue_.take_status();
     if (!done) return Status::error(cancelled, "the step was cancelled");

@@ -65,7 +65,6 @@ void CudaOps::emit(std::span<const Wanted>, int32_t n_vocab, Slot logits, StepRe
     candidates.n_candidates = shape_.n_candidates;
     candidates.n_sampled = step_->n_sampled > 0 ? step_->n_sampled : n_vocab;
     candidates.candidates = at<CandidateRecord>(layout_.candidates);
-    candidates.adjusted = at<float>(layout_.adjusted);
     emit_candidates(*queue_, candidates);
 }
 

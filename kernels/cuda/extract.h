@@ -1,8 +1,8 @@
 // From a lane's words of a chunk (layout.h) to A-operand registers of mma.m16n8k16: exact FP16 integers code - zero.
 //
 // A field at bit j of a half-word, j + bits <= 10, becomes an FP16 number by one and-or: under the exponent of 1024 it
-// reads 1024 + code * 2^j. One fma by 2^-j takes 1024 * 2^-j and the zero point away; every step is exact, as all values
-// are integers below 2048. Plain matrices (16 bits): the words are the pairs.
+// reads 1024 + code * 2^j. One fma by 2^-j takes 1024 * 2^-j and the zero point away; every step is exact, as all
+// values are integers below 2048. Plain matrices (16 bits): the words are the pairs.
 #pragma once
 
 #include <type_traits>
@@ -31,7 +31,9 @@ QP_HOST_DEVICE constexpr uint32_t half2_integer(int32_t v) {
     const uint32_t half = (v < 0 ? 0x8000u : 0u) | (exponent << 10) | (magnitude & 1023u);
     return half | (half << 16);
 }
-QP_HOST_DEVICE constexpr uint32_t half2_inverse_power(int32_t j) { return (uint32_t(15 - j) << 10) * 0x10001u; }  // {2^-j, 2^-j}
+QP_HOST_DEVICE constexpr uint32_t half2_inverse_power(int32_t j) {
+    return (uint32_t(15 - j) << 10) * 0x10001u;
+}  // {2^-j, 2^-j}
 
 /// A zero point as integer_pair takes it: {1024 + zero, 1024 + zero}.
 QP_DEVICE uint32_t biased_zero(uint32_t zero) { return zero * 0x10001u + half_magic; }
@@ -67,11 +69,16 @@ QP_DEVICE void for_planes(Plane&& plane) {
     }
 }
 
-/// A lane's words of the chunk that begins at `chunk`, in shared or global memory.
+/// Words a lane in a chunk's first plane.
 template <int Bits>
-QP_DEVICE void load_lane_words(LaneWords<Bits>& out, const uint32_t* chunk, int lane) {
+constexpr int first_plane = Bits >= 4 ? 4 : 2;
+
+/// A lane's words of a chunk in shared or global memory. `at`: the lane's first word there, first_plane * lane behind
+/// the chunk's.
+template <int Bits>
+QP_DEVICE void load_own_words(LaneWords<Bits>& out, const uint32_t* at, int lane) {
     for_planes<Bits>([&](int w, auto n) {
-        const uint32_t* from = chunk + 32 * w + decltype(n)::value * lane;
+        const uint32_t* from = at + 32 * w + (decltype(n)::value - first_plane<Bits>)*lane;
         if constexpr (decltype(n)::value == 4) {
             const uint4 v = load4(from);
             out.w[w] = v.x, out.w[w + 1] = v.y, out.w[w + 2] = v.z, out.w[w + 3] = v.w;
@@ -84,12 +91,14 @@ QP_DEVICE void load_lane_words(LaneWords<Bits>& out, const uint32_t* chunk, int 
     });
 }
 
-/// Words a lane in a chunk's first plane.
+/// `chunk`: where the chunk begins.
 template <int Bits>
-constexpr int first_plane = Bits >= 4 ? 4 : 2;
+QP_DEVICE void load_lane_words(LaneWords<Bits>& out, const uint32_t* chunk, int lane) {
+    load_own_words<Bits>(out, chunk + first_plane<Bits> * lane, lane);
+}
 
 /// The same words to the same places of a chunk in shared memory: what the lane itself will load. Both pointers are at
-/// the lane's first word, first_plane * lane behind the chunk's.
+/// the lane's first word.
 template <int Bits>
 QP_DEVICE void copy_lane_words(uint32_t* shared_lane, const uint32_t* from_lane, int lane) {
     for_planes<Bits>([&](int w, auto n) {

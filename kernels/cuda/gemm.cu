@@ -17,9 +17,10 @@ namespace {
 // through a ring of 3 stages in shared memory. 128 x 128: a warp's 64 x 64 take 128 registers of sums and 8 ldmatrix
 // for 32 mma, so that shared memory (8 x 4 of 128 bytes/clk) stays under the tensor cores' time, where 64 x 32 would be
 // level with it; 2 blocks of 128 threads at up to 255 registers fill the registers of an SM, 2 x 48 KB fit from sm_86
-// on. Expected on an H200: mma.sync reaches about 0.6 of its 990 TFLOP/s; a tile reads 16 KB per 1.05 MFLOP, so
-// that 5.5 TB/s from L2 carry 350 TFLOP/s: that is the bound, about half of cuBLAS. Instructions are none: of 100 per
-// 64 mma (a warp's k step, about 400 clk of an SM's tensor cores for 8 warps) 64 are mma, 16 ldmatrix, 8 copies.
+// on. Expected on an H200 (not measured): mma.sync reaches about 0.6 of its 990 TFLOP/s; a tile's step reads 16 KB for
+// 1.05 MFLOP, so that 5.5 TB/s from L2 carry 350 TFLOP/s: that is the bound, about half of cuBLAS. Issue is none: a
+// warp's step is 132 instructions (64 mma, 16 ldmatrix, 8 copies), 264 clk of each scheduler in the 820 of 8 warps'
+// mma.
 constexpr int32_t tile_columns = 128;
 constexpr int32_t tile_k = 32;
 constexpr int32_t n_stages = 3;

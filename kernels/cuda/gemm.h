@@ -27,9 +27,10 @@ struct GemmLaunch {
 /// alone.
 void gemm(Queue& queue, const GemmLaunch& launch, int32_t tile_rows = 0);
 
+constexpr uint64_t blas_workspace_bytes = uint64_t(32) << 20;  // what NVIDIA advises for Hopper
+
 /// cuBLAS, found at run time; the current device's. One thread at a time. Device memory: blas_workspace_bytes and what
 /// the library takes for itself.
-constexpr uint64_t blas_workspace_bytes = uint64_t(32) << 20;  // what NVIDIA advises for Hopper
 class Blas {
  public:
     /// Null where there is none that we know (libcublas.so.13, .12), or QUANTPLUG_CUBLAS=off: then `gemm` serves. Any

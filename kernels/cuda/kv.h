@@ -127,7 +127,8 @@ QP_DEVICE uint32_t kv_key_word(int32_t type, const float* x, int32_t i) {
 }
 
 /// A piece, FP32 values after RoPE, to the keys of `slot` (StepRow::slot). x is changed.
-QP_DEVICE void kv_append_key(const KvView& kv, int32_t slot, int32_t head, float* x, int32_t lane, uint32_t& saturated) {
+QP_DEVICE void kv_append_key(const KvView& kv, int32_t slot, int32_t head, float* x, int32_t lane,
+                             uint32_t& saturated) {
     const int32_t block = slot / kv.block_tokens, offset = slot % kv.block_tokens;
     kv_encode(kv, x, kv_scale(kv, kv.key_scales, block, head, offset), kv.block_tokens, lane, saturated);
     const int32_t n_words = kv.width * kv_bits(kv.type) / 32;

@@ -23,11 +23,11 @@ uint64_t padded_slabs(const QuantGroup& group) {
 // The groups of one width, as a section takes them.
 struct Width {
     int32_t bits = 0;
-    uint64_t slabs = 0;      // of all its groups
-    uint64_t n = 0;          // groups
-    uint64_t size = 0;       // slabs of every group but the last, which has at most as many; 0: they differ
-    uint64_t last = 0;       // slabs of the latest group
-    bool ended = false;      // a smaller group came
+    uint64_t slabs = 0;  // of all its groups
+    uint64_t n = 0;      // groups
+    uint64_t size = 0;   // slabs of every group but the last, which has at most as many; 0: they differ
+    uint64_t last = 0;   // slabs of the latest group
+    bool ended = false;  // a smaller group came
 
     void add(uint64_t group_slabs) {
         if (n == 0) size = group_slabs;
@@ -91,9 +91,9 @@ int32_t chunk_at(const MatrixView& view, uint64_t bits) {
 
 void set_splits(MatrixView& view, int32_t n_multiprocessors) {
     // Sixteen warps a column block where there are too few blocks to fill the card otherwise. Cards with more than 72
-    // multiprocessors have the 96 KB of shared memory that they take.
+    // multiprocessors have the 96 KB of shared memory that they take. From sizes alone: experts of one layer agree.
     const bool few_blocks = int64_t(view.n_blocks) * 4 <= int64_t(n_multiprocessors) * 5;
-    view.n_splits = few_blocks && n_multiprocessors > 72 && view.k_padded >= 2048 ? 16 : 8;
+    view.n_splits = few_blocks && n_multiprocessors > 72 && view.k >= 2048 ? 16 : 8;
     uint64_t bits = 0;
     for (int32_t i = 0; i < view.n_sections; ++i)
         bits += uint64_t(view.sections[i].n_chunks) * uint64_t(view.sections[i].bits);

@@ -114,9 +114,9 @@ class Packer {
         };
         run_parallel(std::max(1, std::min(default_threads(), quads)), std::move(work));
         if (const int32_t group = misfit.load(); group >= 0) {
-            return Status::error(invalid_argument,
-                                 "a code of group " + std::to_string(group) + " does not fit its " +
-                                     std::to_string(source_.groups[size_t(group)].bits) + " bits; the file is damaged");
+            return Status::error(invalid_argument, "a code of group " + std::to_string(group) + " does not fit its " +
+                                                       std::to_string(source_.groups[size_t(group)].bits) +
+                                                       " bits; the file is damaged");
         }
         return {};
     }

@@ -1,7 +1,8 @@
 // Tiles of keys and values on their way from the paged cache to shared memory, FP16 there whatever the cache's type.
 //
-// A tile is one or two pieces of 32 tokens. Thread (row, t) of 128, row = thread / 4, moves of every 32 x 32 square eight
-// neighbours: of keys those 8t .. of token `row`, of values those 8t .. (tokens) of dimension `row`. In shared memory
+// A tile is one or two pieces of 32 tokens. Thread (row, t) of 128, row = thread / 4, moves of every 32 x 32 square
+// eight neighbours: of keys those 8t .. of token `row`, of values those 8t .. (tokens) of dimension `row`. In shared
+// memory
 //   keys    (tokens, Width)   16-byte piece c of a row at c ^ 4 (row & 1) where rows are a multiple of 128 bytes
 //   values  (Width, tokens)   likewise
 // so that the eight lanes of a quarter-warp, two rows of 64 bytes, meet all 32 banks both when they store and when they
@@ -24,6 +25,10 @@ struct SeenTokens {
     int32_t first, last;
 };
 
+QP_DEVICE bool some_seen(int32_t position, int32_t n, SeenTokens seen) {
+    return position <= seen.last && position + n - 1 >= seen.first;
+}
+
 /// 32 tokens of a sequence: where they lie in the cache.
 struct StagePiece {
     int32_t block;   // of the cache; -1: a row of the block sees none of these tokens
@@ -39,13 +44,13 @@ struct StageTile {
         QP_UNROLL for (int h = 0; h < Tokens / 32; ++h) {
             const int32_t at = position + 32 * h, index = at / kv.block_tokens;
             pieces[h].offset = at - index * kv.block_tokens;
-            pieces[h].block = at <= seen.last && at + 31 >= seen.first ? table[index] : -1;
+            pieces[h].block = some_seen(at, 32, seen) ? table[index] : -1;
         }
     }
 };
 
-/// Where in shared memory a thread's pieces of 16 bytes lie: piece 4 group + t of row + down, `down` even. Two addresses and
-/// constants, for registers' sake.
+/// Where in shared memory a thread's pieces of 16 bytes lie: piece 4 group + t of row + down, `down` even. Two
+/// addresses and constants, for registers' sake.
 template <int RowBytes>
 struct Staged {
     unsigned char* of[2];  // even groups, odd groups
@@ -83,7 +88,8 @@ QP_DEVICE void stage_keys(const KvView& kv, int32_t head, const StageTile<Tokens
     QP_UNROLL for (int h = 0; h < Tokens / 32; ++h) {
         const StagePiece& piece = tile.pieces[h];
         if (piece.block < 0) continue;
-        const uint8_t* from = kv_key_block(kv, piece.block, head) + (int64_t(piece.offset + row) * kv.width + 8 * t) * 2;
+        const uint8_t* from =
+            kv_key_block(kv, piece.block, head) + (int64_t(piece.offset + row) * kv.width + 8 * t) * 2;
         QP_UNROLL for (int u = 0; u < Width / 32; ++u) {
             if (32 * u < kv.width) copy_async<16>(staged.at(32 * h, u), from + 64 * u);
         }
@@ -118,8 +124,8 @@ QP_DEVICE void stage_values(const KvView& kv, int32_t head, const StageTile<Toke
     }
 }
 
-/// Codes and scales of a tile of q8 or q4, as they are in the cache, in shared memory: a thread reads back the codes that
-/// it copied; scales are everybody's. Two buffers of scales, in turn.
+/// Codes and scales of a tile of q8 or q4, as they are in the cache, in shared memory: a thread reads back the codes
+/// that it copied; scales are everybody's. Two buffers of scales, in turn.
 template <int Width, int Tokens>
 struct RawTile {
     static constexpr int32_t n_units = Width / 32 * (Tokens / 32);  // of a thread, of keys and of values each
@@ -138,7 +144,8 @@ struct RawTile {
 };
 
 /// In the cache, the thread's eight codes of square (h, u).
-QP_DEVICE const uint8_t* stored_codes(const KvView& kv, int32_t head, const StagePiece& piece, int32_t u, bool is_value) {
+QP_DEVICE const uint8_t* stored_codes(const KvView& kv, int32_t head, const StagePiece& piece, int32_t u,
+                                      bool is_value) {
     const int32_t row = int32_t(threadIdx.x) / 4, t = int32_t(threadIdx.x) % 4, eight = kv_bits(kv.type);
     const uint8_t* block = is_value ? kv_value_block(kv, piece.block, head) : kv_key_block(kv, piece.block, head);
     const int64_t at = is_value ? int64_t(32 * u + row) * kv.block_tokens + piece.offset
@@ -149,14 +156,13 @@ QP_DEVICE const uint8_t* stored_codes(const KvView& kv, int32_t head, const Stag
 /// In the cache, the scales of the piece's 32 tokens, of q4 those of group u.
 QP_DEVICE const uint16_t* stored_scales(const KvView& kv, int32_t head, const StagePiece& piece, int32_t u,
                                         bool is_value) {
-    const uint16_t* first =
-        kv_scale(kv, is_value ? kv.value_scales : kv.key_scales, piece.block, head, piece.offset);
+    const uint16_t* first = kv_scale(kv, is_value ? kv.value_scales : kv.key_scales, piece.block, head, piece.offset);
     return first + (kv.type == kv_q4 ? int64_t(u) * kv.block_tokens : 0);
 }
 
 template <int Width, int Tokens>
-QP_DEVICE void fetch_raw(const KvView& kv, int32_t head, const StageTile<Tokens>& tile, const RawTile<Width, Tokens>& raw,
-                         int32_t buffer) {
+QP_DEVICE void fetch_raw(const KvView& kv, int32_t head, const StageTile<Tokens>& tile,
+                         const RawTile<Width, Tokens>& raw, int32_t buffer) {
     QP_UNROLL for (int is_value = 0; is_value < 2; ++is_value) {
         QP_UNROLL for (int h = 0; h < Tokens / 32; ++h) {
             if (tile.pieces[h].block < 0) continue;
@@ -193,8 +199,8 @@ QP_DEVICE void load_codes(int32_t type, const uint8_t* p, uint32_t (&pairs)[4]) 
         load_eight<kv_q4>(p, pairs);
 }
 
-/// q8 and q4 to FP16: code * scale, one rounding. Codes and scales come from `raw` where Ahead (they have arrived, for all
-/// threads), from the cache where not. Of values, zeros for tokens that nobody sees.
+/// q8 and q4 to FP16: code * scale, one rounding. Codes and scales come from `raw` where Ahead (they have arrived, for
+/// all threads), from the cache where not. Of values, zeros for tokens that nobody sees.
 template <int Width, int Tokens, bool Ahead>
 QP_DEVICE void stage_decoded(const KvView& kv, int32_t head, const StageTile<Tokens>& tile, int32_t position,
                              SeenTokens seen, const RawTile<Width, Tokens>& raw, int32_t buffer, unsigned char* keys,
@@ -204,7 +210,7 @@ QP_DEVICE void stage_decoded(const KvView& kv, int32_t head, const StageTile<Tok
     const Staged<2 * Tokens> staged_values(values, row, t);
     QP_UNROLL for (int h = 0; h < Tokens / 32; ++h) {
         const StagePiece& piece = tile.pieces[h];
-        const bool there = piece.block >= 0;
+        const bool there = some_seen(position + 32 * h, 32, seen);
         QP_UNROLL for (int u = 0; u < Width / 32; ++u) {
             if (32 * u >= kv.width) continue;
             const int32_t unit = h * (Width / 32) + u, scale_row = kv.type == kv_q4 ? u : 0;

@@ -1,15 +1,63 @@
-#include "kernels/cuda/product.h"
-
 #include <algorithm>
 #include <string>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/product.h"
 #include "kernels/cuda/product_kernel.h"
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cuda {
 namespace {
+
+/// grid: slabs * column blocks, slabs of one column block side by side.
+template <int NB, bool Zeros>
+QP_KERNEL QP_BOUNDS(NB == 1 ? 512 : 256, 1) product_kernel(QP_PARAM ProductArguments a) {
+    ProductBlock at;
+    at.slab = int(blockIdx.x) % a.n_slabs;
+    at.block = int(blockIdx.x) / a.n_slabs;
+    at.n_warps = int(blockDim.x) >> 5;
+    at.matrix = 0;
+    at.expert = -1;
+    at.row0 = at.slab * 8 * NB;
+    at.count = a.rows - at.row0;
+    bool waited = false;
+    if (a.slabs) {
+        wait_for_earlier_kernels();
+        waited = true;
+        if (at.slab >= *a.n_live_slabs) return;
+        const ExpertSlab slab = a.slabs[at.slab];
+        at.expert = slab.expert;
+        at.row0 = slab.first;
+        at.count = slab.count;
+    }
+    at.count = at.count < 8 * NB ? at.count : 8 * NB;
+    if (a.form == ProductForm::plain) {
+        while (at.block >= a.block_end[at.matrix]) ++at.matrix;
+        if (at.matrix > 0) at.block -= a.block_end[at.matrix - 1];
+    }
+    const uint16_t* x[NB];
+    QP_UNROLL
+    for (int nb = 0; nb < NB; ++nb) {
+        const int lane = int(threadIdx.x) & 31, row = 8 * nb + (lane >> 2), last = at.count - 1;
+        x[nb] = a.x.x + int64_t(at.row0 + (row < last ? row : last)) * a.x.ld + 8 * (lane & 3);
+    }
+    // What is needed again between the loops would take registers from them; more rows have enough, and no shared
+    // memory left.
+    auto* const kept =
+        reinterpret_cast<ProductBlock*>(dynamic_shared() + at.n_warps * warp_bytes(NB, a.form, a.two_ranges));
+    if constexpr (NB == 1) {
+        if (threadIdx.x == 0) *kept = at;
+        sync_block();
+    }
+    const ProductBlock& block = NB == 1 ? *kept : at;
+    QP_NO_UNROLL
+    for (int j = 0; j < (a.form == ProductForm::gated ? 2 : 1); ++j) sum_ranges<NB, Zeros>(a, block, j, x, waited);
+    let_next_kernel_start();
+    if (!waited) wait_for_earlier_kernels();
+    sync_block();
+    store_results<NB>(a, block);
+}
 
 Status refused(const char* what, int64_t value) {
     return Status::error(internal, std::string("a product with ") + what + " " + std::to_string(value) +
@@ -22,7 +70,8 @@ bool usable(const MatrixView& matrix) {
 }
 
 Status check_operand(const Operand& x, int32_t k_padded) {
-    if (!x.x || (reinterpret_cast<uintptr_t>(x.x) & 15) != 0) return refused("activations at", reinterpret_cast<intptr_t>(x.x));
+    if (!x.x || (reinterpret_cast<uintptr_t>(x.x) & 15) != 0)
+        return refused("activations at", reinterpret_cast<intptr_t>(x.x));
     if (x.ld % 8 != 0 || x.ld < k_padded) return refused("a row stride of", x.ld);
     if (x.exponent <= -127 || x.exponent >= 127) return refused("an exponent of", x.exponent);
     return {};
@@ -37,22 +86,25 @@ Status check_packed(const ProductArguments& a) {
 
 template <int NB, bool Zeros>
 void start(Queue& queue, const char* name, const ProductArguments& a, int64_t n_blocks, int32_t n_warps) {
-    const bool two = a.form == ProductForm::gated;
-    const uint32_t shared_bytes = uint32_t(n_warps) * (ring_bytes + (two ? NB * 512 : 0));
+    const uint32_t shared_bytes =
+        uint32_t(n_warps) * warp_bytes(NB, a.form, a.two_ranges) + (NB == 1 ? sizeof(ProductBlock) : 0);
     launch(queue, name, product_kernel<NB, Zeros>, Extent{uint32_t(n_blocks * a.n_slabs), 1, 1},
            Extent{uint32_t(n_warps) * 32, 1, 1}, shared_bytes, a);
 }
 
 template <bool Zeros>
-void start(Queue& queue, const char* name, const ProductArguments& a, int64_t n_blocks, int32_t slab_rows,
-           int32_t n_warps) {
-    if (n_blocks * a.n_slabs > INT32_MAX) return queue.keep(refused("blocks and slabs numbering", n_blocks * a.n_slabs));
+void start(Queue& queue, const char* name, ProductArguments& a, int64_t n_blocks, int32_t slab_rows, int32_t n_splits) {
+    // Two matrices, or more rows, are enough work a block for 8.
+    const int32_t n_warps = a.form == ProductForm::plain && slab_rows == 8 && !a.slabs ? n_splits : 8;
+    a.two_ranges = n_splits > n_warps;
+    if (n_blocks * a.n_slabs > INT32_MAX)
+        return queue.keep(refused("blocks and slabs numbering", n_blocks * a.n_slabs));
     if (slab_rows == 8)
         start<1, Zeros>(queue, name, a, n_blocks, n_warps);
     else if (slab_rows == 16)
         start<2, Zeros>(queue, name, a, n_blocks, n_warps);
     else
-        start<4, Zeros>(queue, name, a, n_blocks, 8);
+        start<4, Zeros>(queue, name, a, n_blocks, n_warps);
 }
 
 int32_t slab_rows_of(int32_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : 32; }
@@ -62,10 +114,11 @@ int32_t slab_rows_of(int32_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : 32
 void product(Queue& queue, const ProductLaunch& launch) {
     if (launch.rows == 0) return;
     if (launch.rows < 0) return queue.keep(refused("rows numbering", launch.rows));
-    if (launch.n_matrices < 1 || launch.n_matrices > 3) return queue.keep(refused("matrices numbering", launch.n_matrices));
+    if (launch.n_matrices < 1 || launch.n_matrices > 3)
+        return queue.keep(refused("matrices numbering", launch.n_matrices));
     if (!launch.out) return queue.keep(refused("its result at", 0));
     ProductArguments a;
-    int32_t n_blocks = 0, n_warps = 8;
+    int32_t n_blocks = 0, n_splits = 8;
     bool zeros = false;
     for (int32_t i = 0; i < launch.n_matrices; ++i) {
         const MatrixView& matrix = launch.matrices[i];
@@ -75,7 +128,7 @@ void product(Queue& queue, const ProductLaunch& launch) {
         a.columns[i] = launch.columns[i];
         a.block_end[i] = n_blocks += matrix.n_blocks;
         zeros |= matrix.zeros != nullptr;
-        if (matrix.n_splits == 16) n_warps = 16;
+        n_splits = std::max(n_splits, matrix.n_splits);
     }
     const int32_t slab = slab_rows_of(launch.rows);
     a.x = launch.x;
@@ -84,8 +137,8 @@ void product(Queue& queue, const ProductLaunch& launch) {
     a.out = launch.out;
     a.ld = launch.ld;
     a.add = launch.store == Store::add;
-    zeros ? start<true>(queue, "product", a, n_blocks, slab, n_warps)
-          : start<false>(queue, "product", a, n_blocks, slab, n_warps);
+    zeros ? start<true>(queue, "product", a, n_blocks, slab, n_splits)
+          : start<false>(queue, "product", a, n_blocks, slab, n_splits);
 }
 
 void gated_product(Queue& queue, const GatedLaunch& launch) {
@@ -117,8 +170,10 @@ void gated_product(Queue& queue, const GatedLaunch& launch) {
     a.n_padding = launch.down.n_padding;
     a.saturation = launch.saturation;
     if (Status status = check_packed(a); !status.ok()) return queue.keep(status);
-    a.matrices[0].zeros || launch.up.zeros ? start<true>(queue, "gated_product", a, launch.up.n_blocks, slab, 8)
-                                           : start<false>(queue, "gated_product", a, launch.up.n_blocks, slab, 8);
+    const int32_t n_splits = std::max(a.matrices[0].n_splits, launch.up.n_splits);
+    a.matrices[0].zeros || launch.up.zeros
+        ? start<true>(queue, "gated_product", a, launch.up.n_blocks, slab, n_splits)
+        : start<false>(queue, "gated_product", a, launch.up.n_blocks, slab, n_splits);
 }
 
 namespace {
@@ -128,13 +183,14 @@ void start_experts(Queue& queue, const char* name, ProductArguments& a, const Ma
     if (routed.max_slabs == 0) return;
     if (!routed.slabs || !routed.n_slabs || (routed.slab_rows != 8 && routed.slab_rows != 32))
         return queue.keep(refused("slabs of experts whose rows number", routed.slab_rows));
-    if (routed.max_slabs < 0 || shape.n_blocks <= 0) return queue.keep(refused("slabs of experts numbering", routed.max_slabs));
+    if (routed.max_slabs < 0 || shape.n_blocks <= 0)
+        return queue.keep(refused("slabs of experts numbering", routed.max_slabs));
     if (Status status = check_operand(a.x, shape.k); !status.ok()) return queue.keep(status);
     if (Status status = check_packed(a); !status.ok()) return queue.keep(status);
     a.n_slabs = routed.max_slabs;
     a.slabs = routed.slabs;
     a.n_live_slabs = routed.n_slabs;
-    start<true>(queue, name, a, shape.n_blocks, routed.slab_rows, 8);
+    start<true>(queue, name, a, shape.n_blocks, routed.slab_rows, shape.n_splits);
 }
 
 }  // namespace
@@ -151,7 +207,8 @@ void expert_product(Queue& queue, const ExpertProductLaunch& launch) {
 }
 
 void expert_gated_product(Queue& queue, const ExpertGatedLaunch& launch) {
-    if (!launch.ups || !launch.downs || !launch.packed.x) return queue.keep(refused("its matrices or its result at", 0));
+    if (!launch.ups || !launch.downs || !launch.packed.x)
+        return queue.keep(refused("its matrices or its result at", 0));
     if (launch.down_shape.k != launch.shape.n)
         return queue.keep(refused("columns for the next one's inputs numbering", launch.down_shape.k));
     ProductArguments a;

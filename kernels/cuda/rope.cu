@@ -18,10 +18,10 @@ constexpr uint32_t append_threads = 128;
 /// Rows of a block. With the 7 that may complete the last eight tokens, they are at most the 32 lanes of a warp.
 constexpr int32_t append_rows = 24, most_rows = 32;
 
-/// cosines, sines (rows, ld), FP32. One block a row, one thread a pair of dimensions: double precision costs nothing that
-/// shows once a step, and positions of a million keep their angle.
+/// cosines, sines (rows, ld), FP32. One block a row, one thread a pair of dimensions: double precision costs nothing
+/// that shows once a step, and positions of a million keep their angle.
 QP_KERNEL QP_BOUNDS(angle_threads, 1)
-angles_kernel(QP_PARAM RopeTable rope, QP_PARAM StepView step, float* cosines, float* sines, int32_t ld) {
+    angles_kernel(QP_PARAM RopeTable rope, QP_PARAM StepView step, float* cosines, float* sines, int32_t ld) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
     const StepRow row = step.rows[blockIdx.x];
@@ -91,7 +91,8 @@ struct ValueRows {
     int32_t slots[most_rows], first_rows[append_rows];
 };
 
-/// Values of a kv head: rows that share eight tokens of the cache belong to one block, the one that has the first of them.
+/// Values of a kv head: rows that share eight tokens of the cache belong to one block, the one that has the first of
+/// them.
 QP_DEVICE void append_values(const AttentionLaunch& a, int32_t head, ValueRows* rows, float* strips,
                              uint32_t& saturated) {
     const int32_t thread = int32_t(threadIdx.x), lane = thread % 32, warp = thread / 32, pitch = a.kv.width + 1;
@@ -131,9 +132,9 @@ QP_DEVICE void append_values(const AttentionLaunch& a, int32_t head, ValueRows* 
     }
 }
 
-/// qkv (rows, ld) FP32: q and k in place; keys and values of live rows into the cache. Grid: blocks of append_rows rows;
-/// heads of q (where they change), of k, of v. Rows of a sequence that share eight tokens of the cache follow each other
-/// without a gap, in the order of their positions.
+/// qkv (rows, ld) FP32: q and k in place; keys and values of live rows into the cache. Grid: blocks of append_rows
+/// rows; heads of q (where they change), of k, of v. Rows of a sequence that share eight tokens of the cache follow
+/// each other without a gap, in the order of their positions.
 QP_KERNEL QP_BOUNDS(append_threads, 8) append_kernel(QP_PARAM AttentionLaunch a, int32_t first_head) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
@@ -172,8 +173,9 @@ void rope_append(Queue& queue, const AttentionLaunch& a) {
     const bool turns_q = a.angles.half > 0 || a.q_norm.kind != norm_none;
     const int32_t first_head = turns_q ? 0 : a.n_heads, n_heads = a.n_heads + 2 * a.kv.n_kv_heads;
     const size_t shared = sizeof(ValueRows) + sizeof(float) * size_t(most_rows) * size_t(a.kv.width + 1);
-    launch(queue, "rope_append", append_kernel, {ceil_div(uint64_t(a.n_rows), append_rows), uint32_t(n_heads - first_head)},
-           {append_threads}, shared, a, first_head);
+    launch(queue, "rope_append", append_kernel,
+           {ceil_div(uint64_t(a.n_rows), append_rows), uint32_t(n_heads - first_head)}, {append_threads}, shared, a,
+           first_head);
 }
 
 }  // namespace cuda

@@ -19,29 +19,36 @@ struct PrepareArguments {
     RowIn in;
     RowOut normed;
     OperandOut operand;
-    const float* weight = nullptr;
-    const float* bias = nullptr;
-    bool wide_weight = false, wide_bias = false;
+    const float* weight = nullptr;  // null: 1
+    const float* bias = nullptr;    // null: 0
     int32_t width = 0;
+    float per_value = 1;  // 1 / width
     int32_t kind = 0;
     float eps = 0;
 };
 
-QP_DEVICE Four load_weight(const PrepareArguments& a, int32_t c) {
-    if (a.weight == nullptr || a.kind == NormSpec::none) return {{1.0f, 1.0f, 1.0f, 1.0f}};
-    return load_four(a.weight, c, a.width, a.wide_weight);
+/// Whole: every row is, and holds quadruples only. Otherwise value by value.
+template <bool Whole>
+QP_DEVICE Four load_quad(const float* p, int32_t c, int32_t n) {
+    if constexpr (Whole) return c < n ? load_four(p, c, c + 4, true) : Four{};
+    return load_four(p, c, n, false);
 }
+template <bool Whole>
+QP_DEVICE Four load_weight(const PrepareArguments& a, int32_t c) {
+    return a.weight == nullptr ? Four{{1.0f, 1.0f, 1.0f, 1.0f}} : load_quad<Whole>(a.weight, c, a.width);
+}
+template <bool Whole>
 QP_DEVICE Four load_bias(const PrepareArguments& a, int32_t c) {
-    if (a.bias == nullptr || a.kind == NormSpec::none) return {};
-    return load_four(a.bias, c, a.width, a.wide_bias);
+    return a.bias == nullptr ? Four{} : load_quad<Whole>(a.bias, c, a.width);
 }
 QP_DEVICE float sum_four(const Four& x) { return (x.v[0] + x.v[1]) + (x.v[2] + x.v[3]); }
 /// Of squared distances from the mean, of the columns that exist.
+template <bool Whole>
 QP_DEVICE float square_four(const Four& x, float mean, int32_t c, int32_t width) {
     Four d{};
     QP_UNROLL
     for (int32_t j = 0; j < 4; ++j) {
-        const float distance = c + j < width ? x.v[j] - mean : 0.0f;
+        const float distance = c + (Whole ? 0 : j) < width ? x.v[j] - mean : 0.0f;
         d.v[j] = distance * distance;
     }
     return sum_four(d);
@@ -50,6 +57,7 @@ QP_DEVICE float square_four(const Four& x, float mean, int32_t c, int32_t width)
 // norm(x) of a row per block: to `normed` (rows, ld) FP32, and as FP16 in a matrix's row order to the operand.
 // blockDim.x = row_threads(width); shared: 2 x 32 floats, then the row in FP16. A thread has the quadruples of columns
 // 4 (threadIdx.x + i blockDim.x); more than `held` of them it reads again in every pass, from L1.
+template <bool Whole>
 QP_KERNEL QP_BOUNDS(1024, 1) prepare_kernel(QP_PARAM PrepareArguments a) {
     // One small block a row: the next kernel's blocks may come and fetch their weights from the start.
     let_next_kernel_start();
@@ -60,29 +68,31 @@ QP_KERNEL QP_BOUNDS(1024, 1) prepare_kernel(QP_PARAM PrepareArguments a) {
     Four weights[held], biases[held], values[held];
     QP_UNROLL
     for (int32_t i = 0; i < held; ++i) {
-        weights[i] = load_weight(a, first + i * step);
-        biases[i] = load_bias(a, first + i * step);
+        weights[i] = load_weight<Whole>(a, first + i * step);
+        biases[i] = load_bias<Whole>(a, first + i * step);
     }
     wait_for_earlier_kernels();
 
     const float* x = a.in.x + int64_t(blockIdx.x) * a.in.ld;
     QP_UNROLL
-    for (int32_t i = 0; i < held; ++i) values[i] = load_four(x, first + i * step, width, a.in.wide);
+    for (int32_t i = 0; i < held; ++i) values[i] = load_quad<Whole>(x, first + i * step, width);
     float mean = 0.0f, factor = 1.0f;
     if (a.kind == NormSpec::layer) {
         float sum = 0.0f;
         QP_UNROLL
         for (int32_t i = 0; i < held; ++i) sum += sum_four(values[i]);
-        for (int32_t c = first + held * step; c < width; c += step) sum += sum_four(load_four(x, c, width, a.in.wide));
-        mean = row_sum(sum, partials + 32) / float(width);
+        QP_NO_UNROLL
+        for (int32_t c = first + held * step; c < width; c += step) sum += sum_four(load_quad<Whole>(x, c, width));
+        mean = row_sum(sum, partials + 32) * a.per_value;
     }
     if (a.kind != NormSpec::none) {
         float sum = 0.0f;
         QP_UNROLL
-        for (int32_t i = 0; i < held; ++i) sum += square_four(values[i], mean, first + i * step, width);
+        for (int32_t i = 0; i < held; ++i) sum += square_four<Whole>(values[i], mean, first + i * step, width);
+        QP_NO_UNROLL
         for (int32_t c = first + held * step; c < width; c += step)
-            sum += square_four(load_four(x, c, width, a.in.wide), mean, c, width);
-        factor = 1.0f / sqrtf(row_sum(sum, partials) / float(width) + a.eps);
+            sum += square_four<Whole>(load_quad<Whole>(x, c, width), mean, c, width);
+        factor = 1.0f / sqrtf(row_sum(sum, partials) * a.per_value + a.eps);
     }
 
     float* normed = a.normed.x == nullptr ? nullptr : a.normed.x + int64_t(blockIdx.x) * a.normed.ld;
@@ -91,14 +101,15 @@ QP_KERNEL QP_BOUNDS(1024, 1) prepare_kernel(QP_PARAM PrepareArguments a) {
         if (c >= width) return;
         QP_UNROLL
         for (int32_t j = 0; j < 4; ++j)
-            value.v[j] = c + j < width ? (value.v[j] - mean) * factor * weight.v[j] + bias.v[j] : 0.0f;
-        if (normed != nullptr) store_four(normed, c, width, a.normed.wide, value);
+            value.v[j] = Whole || c + j < width ? (value.v[j] - mean) * factor * weight.v[j] + bias.v[j] : 0.0f;
+        if (normed != nullptr) store_four(normed, c, Whole ? c + 4 : width, Whole, value);
         if (a.operand.gather.table != nullptr) stage_four(halves, c, value, a.operand.scale, saturated);
     };
     QP_UNROLL
     for (int32_t i = 0; i < held; ++i) finish(first + i * step, values[i], weights[i], biases[i]);
+    QP_NO_UNROLL
     for (int32_t c = first + held * step; c < width; c += step)
-        finish(c, load_four(x, c, width, a.in.wide), load_weight(a, c), load_bias(a, c));
+        finish(c, load_quad<Whole>(x, c, width), load_weight<Whole>(a, c), load_bias<Whole>(a, c));
 
     if (a.operand.gather.table == nullptr) return;
     sync_block();
@@ -208,15 +219,19 @@ void prepare(Queue& queue, const PrepareLaunch& l) {
         if (!fits.ok()) return queue.keep(fits);
         a.operand = operand_out(l.matrix, l.operand, l.saturation);
     }
-    a.weight = l.norm.weight;
-    a.bias = l.norm.bias;
-    a.wide_weight = aligned_to_16(a.weight);
-    a.wide_bias = aligned_to_16(a.bias);
+    if (l.norm.kind != NormSpec::none) {
+        a.weight = l.norm.weight;
+        a.bias = l.norm.bias;
+    }
     a.width = l.width;
+    a.per_value = 1.0f / float(l.width);
     a.kind = l.norm.kind;
     a.eps = l.norm.eps;
     const size_t shared = partials_bytes + (l.operand.x != nullptr ? staged_bytes(l.width) : 0);
-    launch(queue, "prepare", prepare_kernel, {uint32_t(l.rows)}, {row_threads(l.width)}, shared, a);
+    const bool whole =
+        l.width % 4 == 0 && wide_rows(l.x) && wide_rows(l.normed) && aligned_to_16(a.weight) && aligned_to_16(a.bias);
+    launch(queue, "prepare", whole ? prepare_kernel<true> : prepare_kernel<false>, {uint32_t(l.rows)},
+           {row_threads(l.width)}, shared, a);
 }
 
 void activate(Queue& queue, const ActivateLaunch& l) {

@@ -125,6 +125,7 @@ QP_DEVICE void gather_row(const uint16_t* halves, const Gather& gather, const Ga
         const int32_t p = gather_position(i);
         if (p < gather.k_padded) gather_eight(halves, ahead.low[i], ahead.high[i], operand + p);
     }
+    QP_NO_UNROLL
     for (int32_t p = gather_position(2); p < gather.k_padded; p += int32_t(blockDim.x) * 8)
         gather_eight(halves, load4(gather.table + p), load4(gather.table + p + 4), operand + p);
 }

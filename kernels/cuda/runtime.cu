@@ -1,5 +1,5 @@
-// runtime.h on the CUDA runtime, which is linked statically: no other copy of it in the process is touched, and without a
-// driver its first call says so.
+// runtime.h on the CUDA runtime, which is linked statically: no other copy of it in the process is touched, and without
+// a driver its first call says so.
 #include <cuda_runtime.h>
 
 #include <map>
@@ -25,8 +25,8 @@ int32_t current_device() {
     return cudaGetDevice(&device) == cudaSuccess ? device : -1;
 }
 
-/// What a later call would meet again, in CUDA's words "the process must be terminated and relaunched", or a device that is
-/// gone. Everything else leaves the context as it was.
+/// What a later call would meet again, in CUDA's words "the process must be terminated and relaunched", or a device
+/// that is gone. Everything else leaves the context as it was.
 bool is_sticky(cudaError_t error) {
     switch (error) {
         case cudaErrorIllegalAddress:
@@ -46,22 +46,25 @@ bool is_sticky(cudaError_t error) {
         case cudaErrorDeviceUninitialized:
         case cudaErrorContextIsDestroyed:
         case cudaErrorCudartUnloading:
-        case cudaErrorUnknown: return true;
-        default: return false;
+        case cudaErrorUnknown:
+            return true;
+        default:
+            return false;
     }
 }
 
 Status refuse(const char* call, cudaError_t error) {
     if (is_sticky(error)) {
         char text[256];
-        std::snprintf(text, sizeof text, "%s (%s; the last kernel started was %s)", cudaGetErrorName(error), cudaGetErrorString(error),
-                      last_kernel.load());
+        std::snprintf(text, sizeof text, "%s (%s; the last kernel started was %s)", cudaGetErrorName(error),
+                      cudaGetErrorString(error), last_kernel.load());
         first_fault.keep(current_device(), call, text);
         return first_fault.status();
     }
     cudaGetLastError();  // it would be the answer to the next launch too
     const std::string text = std::string(cudaGetErrorName(error)) + " (" + cudaGetErrorString(error) + ")";
-    if (error == cudaErrorMemoryAllocation) return Status::error(resource_exhausted, std::string("no device memory in ") + call);
+    if (error == cudaErrorMemoryAllocation)
+        return Status::error(resource_exhausted, std::string("no device memory in ") + call);
     if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice) {
         int32_t n = 0;
         const Status reason = count_devices(&n);
@@ -109,8 +112,8 @@ Status count_devices(int32_t* n) {
     }
     if (error != cudaSuccess) {
         cudaGetLastError();  // a machine whose driver does not start is no fault of ours to keep
-        return Status::error(unavailable, std::string("the NVIDIA driver did not start: ") + cudaGetErrorName(error) + " (" +
-                                              cudaGetErrorString(error) + "); use --device cpu");
+        return Status::error(unavailable, std::string("the NVIDIA driver did not start: ") + cudaGetErrorName(error) +
+                                              " (" + cudaGetErrorString(error) + "); use --device cpu");
     }
     *n = count;
     return {};
@@ -187,7 +190,8 @@ void release_host(void* p) {
 bool native_streams() { return true; }
 Status create_stream(StreamHandle* out) {
     cudaStream_t stream = nullptr;
-    const Status status = ask("create_stream", [&] { return cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); });
+    const Status status =
+        ask("create_stream", [&] { return cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); });
     *out = status.ok() ? reinterpret_cast<StreamHandle>(stream) : nullptr;
     return status;
 }
@@ -195,13 +199,16 @@ void destroy_stream(StreamHandle stream) {
     if (stream && !first_fault.there()) (void)ask("destroy_stream", [&] { return cudaStreamDestroy(native(stream)); });
 }
 Status copy_to_device(StreamHandle stream, void* device, const void* host, uint64_t bytes) {
-    return ask("copy_to_device", [&] { return cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, native(stream)); });
+    return ask("copy_to_device",
+               [&] { return cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, native(stream)); });
 }
 Status copy_to_host(StreamHandle stream, void* host, const void* device, uint64_t bytes) {
-    return ask("copy_to_host", [&] { return cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, native(stream)); });
+    return ask("copy_to_host",
+               [&] { return cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, native(stream)); });
 }
 Status copy_on_device(StreamHandle stream, void* to, const void* from, uint64_t bytes) {
-    return ask("copy_on_device", [&] { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, native(stream)); });
+    return ask("copy_on_device",
+               [&] { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, native(stream)); });
 }
 Status fill(StreamHandle stream, void* device, uint8_t value, uint64_t bytes) {
     return ask("fill", [&] { return cudaMemsetAsync(device, value, bytes, native(stream)); });
@@ -241,7 +248,8 @@ Status elapsed_ms(EventHandle from, EventHandle to, float* ms) {
 
 // ---------------------------------------------------------------- graphs
 Status begin_capture(StreamHandle stream) {
-    return ask("begin_capture", [&] { return cudaStreamBeginCapture(native(stream), cudaStreamCaptureModeThreadLocal); });
+    return ask("begin_capture",
+               [&] { return cudaStreamBeginCapture(native(stream), cudaStreamCaptureModeThreadLocal); });
 }
 Status end_capture(StreamHandle stream, GraphHandle* out) {
     if (out) *out = nullptr;
@@ -304,13 +312,15 @@ cudaError_t prepare(const KernelLaunch& launch, bool* dependent) {
         const OutsideCapture outside;
         cudaFuncAttributes attributes;
         error = cudaFuncGetAttributes(&attributes, launch.kernel);
-        kernel.has_dependency_wait = error == cudaSuccess && attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+        kernel.has_dependency_wait =
+            error == cudaSuccess && attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
     }
     if (error == cudaSuccess && launch.shared_bytes > (48u << 10) && !kernel.raised) {
         const OutsideCapture outside;
         int limit = 0;
         error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-        if (error == cudaSuccess) error = cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
+        if (error == cudaSuccess)
+            error = cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
         kernel.raised = error == cudaSuccess;
     }
     *dependent = launch.dependent && kernel.has_dependency_wait;

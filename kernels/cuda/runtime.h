@@ -1,5 +1,5 @@
-// What the CUDA room asks of the CUDA runtime, in types of its own: runtime.cu answers with the runtime, shim/runtime.cpp
-// with the CPU. No other file calls either.
+// What the CUDA room asks of the CUDA runtime, in types of its own: runtime.cu answers with the runtime,
+// shim/runtime.cpp with the CPU. No other file calls either.
 //
 // A sticky fault (an illegal address, a lost device ...) is final for the process: the first one is kept, every later
 // call answers UNAVAILABLE and names it. Nothing ever resets a device: a host may use it too.
@@ -17,8 +17,8 @@ inline namespace QP_KERNELS_NS {
 namespace cuda {
 
 struct DeviceFacts {
-    std::string name;                // "NVIDIA H200"
-    int32_t major = 0, minor = 0;    // compute capability
+    std::string name;              // "NVIDIA H200"
+    int32_t major = 0, minor = 0;  // compute capability
     int32_t n_multiprocessors = 0;
     uint64_t memory_bytes = 0, l2_bytes = 0;
     int32_t shared_bytes_per_block = 0;  // with the opt-in
@@ -53,16 +53,18 @@ class UseDevice {
 };
 
 // ---------------------------------------------------------------- memory. Aligned to 256 bytes; content undefined.
-Status allocate(uint64_t bytes, void** out);  // RESOURCE_EXHAUSTED, no fault
-void release(void* p);                        // waits for the device
+Status allocate(uint64_t bytes, void** out);       // RESOURCE_EXHAUSTED, no fault
+void release(void* p);                             // waits for the device
 Status allocate_host(uint64_t bytes, void** out);  // pinned
 void release_host(void* p);
 
-// ---------------------------------------------------------------- streams: everything below is asynchronous but for what waits
+// ---------------------------------------------------------------- streams: everything below is asynchronous but for
+// what waits
 bool native_streams();  // a StreamHandle is a cudaStream_t: not in the shim
 Status create_stream(StreamHandle* out);
 void destroy_stream(StreamHandle stream);
-Status copy_to_device(StreamHandle stream, void* device, const void* host, uint64_t bytes);  // host memory stays until then
+Status copy_to_device(StreamHandle stream, void* device, const void* host,
+                      uint64_t bytes);  // host memory stays until then
 Status copy_to_host(StreamHandle stream, void* host, const void* device, uint64_t bytes);
 Status copy_on_device(StreamHandle stream, void* to, const void* from, uint64_t bytes);
 Status fill(StreamHandle stream, void* device, uint8_t value, uint64_t bytes);
@@ -71,7 +73,7 @@ Status synchronize(StreamHandle stream);
 Status create_event(EventHandle* out);
 void destroy_event(EventHandle event);
 Status record(EventHandle event, StreamHandle stream);
-Status wait_event(EventHandle event);                  // the calling thread waits
+Status wait_event(EventHandle event);  // the calling thread waits
 Status query_event(EventHandle event, bool* finished);
 Status elapsed_ms(EventHandle from, EventHandle to, float* ms);  // both finished
 

@@ -56,7 +56,6 @@ struct CandidateLaunch {
     const AdjustRecord* adjusts = nullptr;
     int32_t n_candidates = 0, n_sampled = 0;
     CandidateRecord* candidates = nullptr;  // (n, n_candidates)
-    float* adjusted = nullptr;              // (n, n_vocab) of working space
 };
 void emit_candidates(Queue& queue, const CandidateLaunch& launch);
 

@@ -98,7 +98,6 @@ ScratchLayout::ScratchLayout(const ModelSpec& spec, int32_t step_rows, int32_t s
     answers = take(saturating_mul(n_wanted, sizeof(RowAnswer)));
     chosen = take(saturating_mul(n_wanted, 4));
     candidates = take(saturating_mul(saturating_mul(n_wanted, most_candidates), sizeof(CandidateRecord)));
-    adjusted = take(saturating_mul(saturating_mul(n_wanted, vocab), 4));
     emission = take(saturating_mul(emit_workspace_floats(int32_t(n_wanted), spec.n_vocab), 4));
     emission_counters = take(saturating_mul(n_wanted, 4));
     max_blocks = (std::max(spec.max_positions, 1) + least_block_tokens - 1) / least_block_tokens;

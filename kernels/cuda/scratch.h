@@ -31,7 +31,7 @@ struct ScratchLayout {
     Rows operands[size_t(OperandRole::count)];         // FP16
     Part decoded;                                      // gemm_product's scratch
     Part attention, attention_counters;                // DecodeWorkspace
-    Part answers, chosen, candidates, adjusted;        // sample.h
+    Part answers, chosen, candidates;                  // sample.h
     Part emission, emission_counters;
     Part step;                                         // StepBuffer
     Part stage;                                        // (rows, hidden): what enters or leaves a stage of a model

@@ -219,8 +219,7 @@ void ReferenceOps::emit_candidates(const Wanted& wanted, std::span<const double>
     for (size_t id = 0; id < n_sampled; ++id) {
         if (logit[id] > -INFINITY) ids.push_back(int32_t(id));
     }
-    std::stable_sort(ids.begin(), ids.end(),
-                     [&](int32_t a, int32_t b) { return logit[size_t(a)] > logit[size_t(b)]; });
+    std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return logit[size_t(a)] > logit[size_t(b)]; });
     for (size_t i = 0; i < size_t(wanted.n); ++i) {
         result->candidates.push_back(i < ids.size() ? Candidate{ids[i], float(z[size_t(ids[i])])} : Candidate{});
     }

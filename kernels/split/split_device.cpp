@@ -38,10 +38,16 @@ class SplitDevice final : public Device {
         for (const Stage& stage : stages_) least = std::min(least, stage.device->max_rows());
         return least;
     }
+    bool prefers_candidates() const override { return stages_.back().device->prefers_candidates(); }
+    // Never ahead: a stage needs the ids themselves, and so waits for the last one.
     int32_t path(int32_t position, int32_t length) const override {
         int32_t most = 0;
         for (const Stage& stage : stages_) most = std::max(most, stage.device->path(position, length));
         return most;
+    }
+
+    void set_deterministic(bool on) override {
+        for (const Stage& stage : stages_) stage.device->set_deterministic(on);
     }
 
     int32_t n_parts() const override { return int32_t(stages_.size()); }
@@ -135,11 +141,11 @@ class SplitDevice final : public Device {
         for (Pending& pending : pending_) {
             if (pending.under_way && last().device->finished(pending.of_last)) collect(pending);
         }
-        pending_.push_back({ticket.id, {}, false, {}, {}, {}});
-        Pending& pending = pending_.back();
+        Pending& pending = pending_.emplace_back();
+        pending.ticket = ticket.id;
         pending.status = guarded([&] { return run(spec, step, walk, pending); });
         latest_ = ticket.id;
-        if (!pending.under_way) settle(pending);
+        before_.failed = true;  // until its result is known
         return ticket;
     }
     Status wait(Ticket ticket, StepResult* out) override {
@@ -174,12 +180,14 @@ class SplitDevice final : public Device {
         std::vector<Kv> of_stage;
     };
     struct Pending {
-        uint64_t ticket;
+        uint64_t ticket = 0;
         Ticket of_last;
-        bool under_way;  // on the last stage
+        bool under_way = false;  // on the last stage, which reads what follows
+        Step step;
+        KnownRows rows;
+        std::vector<float> hidden;
         Status status;
         StepResult result;
-        std::vector<bool> argmax;  // of each Wanted
     };
 
     const Stage& selected() const { return stages_[size_t(selected_)]; }
@@ -223,8 +231,7 @@ class SplitDevice final : public Device {
         collect_all();
         std::vector<std::unique_ptr<ModelSpec>> specs;  // beside the old ones: never at an address that meant another
         for (int32_t part = 0; part < n_parts(); ++part) {
-            specs.push_back(
-                std::make_unique<ModelSpec>(stage_spec(spec, part, n_parts(), matrices_, vectors_)));
+            specs.push_back(std::make_unique<ModelSpec>(stage_spec(spec, part, n_parts(), matrices_, vectors_)));
         }
         int32_t first = 0;
         for (size_t i = 0; i < stages_.size(); ++i) {
@@ -236,47 +243,27 @@ class SplitDevice final : public Device {
         return {};
     }
 
-    /// Rows with the ids that the step before chose in place of chosen_before().
-    Status resolve(std::span<const Row>& rows) {
-        if (std::none_of(rows.begin(), rows.end(), [](const Row& row) { return row.token < 0; })) return {};
-        collect_all();
-        rows_.assign(rows.begin(), rows.end());
-        for (size_t r = 0; r < rows_.size(); ++r) {
-            if (rows_[r].token >= 0) continue;
-            const size_t wanted = size_t(-1 - int64_t(rows_[r].token));
-            if (wanted >= chosen_.size() || chosen_[wanted] < 0) {
-                return Status::error(invalid_argument, "token " + std::to_string(rows_[r].token) + " in row " +
-                                                           std::to_string(r) + " asks for Wanted " +
-                                                           std::to_string(wanted) +
-                                                           " of the step before, which chose no token");
-            }
-            rows_[r].token = chosen_[wanted];
-        }
-        rows = rows_;
-        return {};
-    }
-
     Status run(const ModelSpec& spec, const Step& step, const Walk& walk, Pending& pending) {
         if (!max_rows_)
             return Status::error(failed_precondition, "a step was submitted before the device was prepared");
         const SplitKv* kv = find_kv(step.kv);
         if (!kv) return no_kv(step.kv);
         if (Status status = update_specs(spec); !status.ok()) return status;
-        Step own = step;
-        if (Status status = resolve(own.rows); !status.ok()) return status;
+        if (std::any_of(step.rows.begin(), step.rows.end(), [](const Row& row) { return row.token < 0; }))
+            collect_all();
         // Before the first stage: it writes keys and values.
-        if (Status status = check_step(spec, own, kv->spec, max_rows_, max_wanted_, slots_); !status.ok())
+        if (Status status = check_step(spec, step, kv->spec, max_rows_, max_wanted_, slots_, &before_); !status.ok())
             return status;
-        for (const Wanted& wanted : step.wanted) pending.argmax.push_back(wanted.what == Wanted::argmax);
-
-        StepResult between;
+        Step& own = pending.step;
+        own = step;
+        own.rows = pending.rows.fill(step.rows, chosen_);
         for (size_t i = 0; i < stages_.size(); ++i) {
             Stage& stage = stages_[i];
             own.kv = kv->of_stage[i];
             const bool ends = i + 1 == stages_.size();
             own.wanted = ends ? step.wanted : std::span<const Wanted>();
             own.adjusts = ends ? step.adjusts : std::span<const Adjust>();
-            if (i > 0) own.hidden_in = between.hidden;
+            if (i > 0) own.hidden_in = pending.hidden;
             const Ticket ticket = stage.device->submit(*stage.spec, own, [&](Ops& ops) {
                 StageOps stage_ops(ops, spec, *stage.spec, stage.first_layer);
                 return walk(stage_ops);
@@ -293,7 +280,7 @@ class SplitDevice final : public Device {
                 return named(stage, Status::error(invalid_argument,
                                                   "the walk of a stage without the head ended without head_sample"));
             }
-            between = std::move(result);
+            pending.hidden = std::move(result.hidden);
         }
         return {};
     }
@@ -311,12 +298,9 @@ class SplitDevice final : public Device {
     /// A step's result is known; the latest one's choices are kept for the step after it.
     void settle(Pending& pending) {
         if (!pending.status.ok()) pending.result = {};
-        if (pending.ticket != latest_) return;
-        chosen_.assign(pending.argmax.size(), -1);
-        size_t n_chosen = 0;
-        for (size_t i = 0; i < pending.argmax.size() && pending.status.ok(); ++i) {
-            if (pending.argmax[i]) chosen_[i] = pending.result.tokens[n_chosen++];
-        }
+        if (pending.ticket != latest_ || !pending.status.ok()) return;
+        keep_chosen(pending.step, pending.result, before_, chosen_);
+        before_.failed = false;
     }
 
     std::vector<Stage> stages_;
@@ -326,10 +310,10 @@ class SplitDevice final : public Device {
     int32_t max_rows_ = 0, max_wanted_ = 0;
     SpecImage image_, new_image_;
     std::vector<int64_t> slots_;
-    std::vector<Row> rows_;
     uint64_t next_ticket_ = 1, latest_ = 0;
     std::deque<Pending> pending_;
-    std::vector<int32_t> chosen_;  // by the step submitted last, of each Wanted; -1: none
+    StepBefore before_;
+    std::vector<int32_t> chosen_;  // by the step submitted last
 };
 
 }  // namespace
@@ -341,8 +325,7 @@ Status make_split_device(std::vector<std::unique_ptr<Device>> stages, std::uniqu
         if (!stage || stage->n_parts() != 1)
             return Status::error(invalid_argument, "a stage of a model is no device, or is split itself");
     }
-    *out = stages.size() == 1 ? std::move(stages.front())
-                              : std::make_unique<split::SplitDevice>(std::move(stages));
+    *out = stages.size() == 1 ? std::move(stages.front()) : std::make_unique<split::SplitDevice>(std::move(stages));
     return {};
 }
 

@@ -24,6 +24,7 @@ json arguments() {
             {"depth", 70},
             {"batch", {1, 3}},
             {"repeat", 2},
+            {"device", "cpu"},
             {"threads", 1}};
 }
 
@@ -92,6 +93,7 @@ TEST_CASE("bench: bytes and operations of a step are those of the model") {
     memory.max_wanted = 2;
     memory.positions = 128;
     LoadOptions options;
+    options.device = "cpu";
     options.threads = 1;
     const TinyFolder folder("llama");
     const auto model = BenchModel::from_folder(data_dir() / "tiny" / "llama", PlainFormat(), options, memory, {});
@@ -131,6 +133,24 @@ TEST_CASE("bench: refusals and cancel") {
     far.update({{"depth", 1 << 24}, {"batch", {64}}});
     CHECK_REFUSED(run(far), Code::out_of_range, "too large", "64");
     CHECK_REFUSED(run(arguments(), true), Code::cancelled, "cancel", "");
+    refused({{"device", "tpu"}}, "tpu", "cuda[:N]");
+    refused({{"gpu_layers", 2}}, "gpu_layers", "cpu");
+}
+
+TEST_CASE("bench: a CUDA device is measured against its own copies") {
+    if (kernels::cuda_devices().empty()) return;
+    json given = arguments();
+    given.update({{"device", "cpu,cuda"}, {"pp", 8}, {"tg", 2}, {"depth", 0}, {"batch", {1}}});
+    const json done = run(given).back();
+    REQUIRE(done.at("rows").size() == 2);
+    for (const json& row : done.at("rows")) {
+        CHECK(row.at("device") == "cpu+cuda:0");
+        CHECK(row.at("share_of_bandwidth").get<double>() > 0);
+        CHECK(row.at("share_of_peak") == 0);
+    }
+    REQUIRE(done.at("cuda").size() == 1);
+    CHECK(done.at("cuda")[0].at("device") == "cuda:0");
+    CHECK(done.at("cuda")[0].at("gb_per_s").get<double>() > 0);
 }
 
 TEST_CASE("bench: the limits alone") {

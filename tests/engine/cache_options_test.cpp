@@ -16,6 +16,7 @@ namespace {
 
 engine::LoadOptions small(int32_t ctx) {
     engine::LoadOptions options;
+    options.device = "cpu";
     options.threads = 1;
     options.ctx = ctx;
     return options;

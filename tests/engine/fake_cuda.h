@@ -15,6 +15,7 @@ struct FakeCards {
     std::vector<uint64_t> reserved;  // by reserve, in the order of its calls
     kernels::Status refusal;         // of make_cuda_device, where it is an error
     bool there = true;               // a card, usable or not
+    bool deterministic = false;      // as the last device was told
     static constexpr int32_t max_rows = 256;
 
     engine::DeviceMakers makers();
@@ -29,6 +30,7 @@ class FakeCuda : public kernels::Device {
     std::string describe() const override { return "cuda:" + std::to_string(ordinal_) + " (fake)"; }
     int32_t max_rows() const override { return FakeCards::max_rows; }
     int32_t path(int32_t position, int32_t length) const override { return position + 1 < length; }
+    void set_deterministic(bool on) override { cards_.deterministic = on; }
     std::optional<uint64_t> free_memory() const override { return cards_.free[size_t(ordinal_)]; }
     kernels::Status reserve(uint64_t weights) override {
         cards_.reserved.push_back(weights);
@@ -76,9 +78,7 @@ class FakeCuda : public kernels::Device {
 
 inline engine::DeviceMakers FakeCards::makers() {
     engine::DeviceMakers out;
-    out.cuda_devices = [this] {
-        return std::vector<std::string>(refusal.ok() ? free.size() : 0, "fake card");
-    };
+    out.cuda_devices = [this] { return std::vector<std::string>(refusal.ok() ? free.size() : 0, "fake card"); };
     out.make_cuda = [this](int32_t ordinal, std::unique_ptr<kernels::Device>* device) {
         if (!refusal.ok()) return refusal;
         if (size_t(ordinal) >= free.size())

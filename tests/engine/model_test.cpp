@@ -27,6 +27,7 @@ using Ids = std::vector<int32_t>;
 
 engine::LoadOptions options_with(int32_t ctx, kernels::Compute compute = kernels::Compute::standard) {
     engine::LoadOptions options;
+    options.device = "cpu";
     options.threads = 2;
     options.ctx = ctx;
     options.compute = compute;
@@ -528,9 +529,9 @@ TEST_CASE("load options: defaults, and every key reaches the engine") {
 TEST_CASE("load options: a value outside is refused with the key") {
     const struct {
         const char *key, *value;
-    } bad[] = {{"compute", "fast"}, {"threads", "-1"}, {"threads", "1025"},   {"threads", "two"}, {"ctx", "16777217"},
-               {"ctx", "-5"},       {"ctx", "1.5"},    {"vocab_only", "yes"}, {"colour", "red"},
-               {"gpu_layers", "-2"}, {"gpu_layers", "all"}, {"deterministic", "yes"}};
+    } bad[] = {{"compute", "fast"}, {"threads", "-1"},    {"threads", "1025"},   {"threads", "two"},
+               {"ctx", "16777217"}, {"ctx", "-5"},        {"ctx", "1.5"},        {"vocab_only", "yes"},
+               {"colour", "red"},   {"gpu_layers", "-2"}, {"gpu_layers", "all"}, {"deterministic", "yes"}};
     for (const auto& option : bad) {
         CAPTURE(option.key);
         CAPTURE(option.value);

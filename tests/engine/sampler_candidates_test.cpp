@@ -120,7 +120,9 @@ TEST_CASE("random chains draw the same from candidates as from whole rows") {
         Sampling s = sampling.make(n);
         s.xtc_probability = s.xtc_probability > 0 ? 0.5 : 0;
         if (random() % 6 == 0) s.temperature = 0;
-        if (random() % 6 == 0) s.top_k = 0, s.typical_p = s.tfs = 1, s.top_n_sigma = s.dynatemp_low = s.dynatemp_high = s.smoothing_factor = 0;
+        if (random() % 6 == 0)
+            s.top_k = 0, s.typical_p = s.tfs = 1,
+            s.top_n_sigma = s.dynatemp_low = s.dynatemp_high = s.smoothing_factor = 0;
         s.min_tokens = random() % 4 ? 0 : 3;
         const std::string chain = describe(s);
         CAPTURE(chain);
@@ -199,8 +201,7 @@ TEST_CASE("each sampler draws the same from candidates, and those that should be
         Pair pair(s, prompt, stops);
         int enough = 0;
         constexpr int steps = 400;
-        for (int i = 0; i < steps; ++i)
-            enough += pair.step(peaked_logits(4000, 2.5f, random), some_error(random));
+        for (int i = 0; i < steps; ++i) enough += pair.step(peaked_logits(4000, 2.5f, random), some_error(random));
         CAPTURE(enough);
         CHECK(enough >= int(std::floor(c.least * steps)));
         if (c.least == 0 && std::string(c.name).find("top_k") == std::string::npos)
@@ -216,6 +217,17 @@ TEST_CASE("a seed goes on where candidates were not enough, and damaged rows are
     for (int i = 0; i < 200; ++i) enough += flat.step(random_logits(4000, 0.5f, random));
     CHECK(enough > 0);
     CHECK(enough < 150);
+
+    // Neighbouring numbers, of which a temperature makes some equal: ranks go by their ids then, also at the list's
+    // end.
+    for (const int32_t top_k : {20, 250, 256}) {
+        Pair close({.temperature = 1.8, .top_k = top_k, .seed = 3}, {});
+        for (int i = 0; i < 500; ++i) {
+            std::vector<float> row(1000);
+            for (float& l : row) l = 1.9f + float(random() % 512) * 0x1p-23f;
+            close.step(row);
+        }
+    }
 
     Sampler sampler({.temperature = 1, .min_p = 0.1, .seed = 3});
     const auto sample = [&](std::vector<kernels::Candidate> best, float log_sum) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "checkpoint_files.h"
 #include "engine/base/error.h"
 #include "schedule_support.h"
 
@@ -21,8 +22,8 @@ struct Company {
     kernels::KvSpec::Type mode = kernels::KvSpec::f16;
     kernels::Compute compute = kernels::Compute::standard;
     std::optional<engine::StepStyle> style = std::nullopt;
-    bool is_greedy = false;    // every request
-    int32_t n_more_ids = 0;    // of the vocabulary: equally likely ones
+    bool is_greedy = false;  // every request
+    int32_t n_more_ids = 0;  // of the vocabulary: equally likely ones
 };
 
 /// The scheduler's counters at the end.

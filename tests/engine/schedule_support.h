@@ -50,6 +50,7 @@ struct Generated {
 
 /// n_more_ids: tokens beyond the model's 96, with logits of zero.
 inline std::unique_ptr<engine::Model> load_tiny(const char* name, engine::LoadOptions options, int32_t n_more_ids = 0) {
+    if (options.device == "auto") options.device = "cpu";
     if (options.threads == 0) options.threads = 1;
     if (options.ctx == 0) options.ctx = 256;
     TinyFolder folder(name);

@@ -26,9 +26,10 @@ TEST_CASE("bench takes its flags, and has cli.md's defaults") {
     CHECK(!defaults.limits);
     CHECK(!defaults.gpu_layers);
     const BenchArguments all =
-        parse({"bench",     "--synthetic", "llama2-7b", "--bits", "3",        "--group", "-1",       "--pp", "0",
-               "--tg",      "16",          "--depth",   "4096",   "--batch",  "1,8,16",  "--repeat", "3",    "--limits",
-               "--threads", "2",           "--compute", "exact",  "--device", "cpu,cuda:1", "--gpu-layers", "7", "--json"})
+        parse({"bench",  "--synthetic", "llama2-7b",  "--bits",       "3",         "--group", "-1",
+               "--pp",   "0",           "--tg",       "16",           "--depth",   "4096",    "--batch",
+               "1,8,16", "--repeat",    "3",          "--limits",     "--threads", "2",       "--compute",
+               "exact",  "--device",    "cpu,cuda:1", "--gpu-layers", "7",         "--json"})
             .bench;
     CHECK(all.folder.empty());
     CHECK(all.synthetic == "llama2-7b");

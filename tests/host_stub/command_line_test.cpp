@@ -50,14 +50,47 @@ TEST_CASE("ExLlamaV2's spellings become long forms") {
 }
 
 TEST_CASE("generate takes its flags") {
-    const CommandLine line =
-        parse({"generate",  "dir",       "-p",         "",         "-n",     "7",
-               "--temp",    "0",         "--top-k",    "40",       "--seed", "18446744073709551615",
-               "--stop",    "a",         "--stop",     "b,c",      "--bos",  "off",
-               "--special", "on",        "--logprobs", "3",        "--json", "--ctx",
-               "512",       "--threads", "64",         "--device", "cuda:1", "--compute",
-               "exact",     "--option",  "a=b",        "--option", "c=d=e",  "--ignore-eos",
-               "-v",        "-v",        "--gpu-layers", "-1",     "--deterministic"});
+    const CommandLine line = parse({"generate",
+                                    "dir",
+                                    "-p",
+                                    "",
+                                    "-n",
+                                    "7",
+                                    "--temp",
+                                    "0",
+                                    "--top-k",
+                                    "40",
+                                    "--seed",
+                                    "18446744073709551615",
+                                    "--stop",
+                                    "a",
+                                    "--stop",
+                                    "b,c",
+                                    "--bos",
+                                    "off",
+                                    "--special",
+                                    "on",
+                                    "--logprobs",
+                                    "3",
+                                    "--json",
+                                    "--ctx",
+                                    "512",
+                                    "--threads",
+                                    "64",
+                                    "--device",
+                                    "cuda:1",
+                                    "--compute",
+                                    "exact",
+                                    "--option",
+                                    "a=b",
+                                    "--option",
+                                    "c=d=e",
+                                    "--ignore-eos",
+                                    "-v",
+                                    "-v",
+                                    "--gpu-layers",
+                                    "-1",
+                                    "--deterministic"});
     CHECK(line.command == "generate");
     const GenerateArguments& g = line.generate;
     CHECK(g.model == "dir");
@@ -76,9 +109,8 @@ TEST_CASE("generate takes its flags") {
     CHECK(g.json);
     CHECK(g.verbosity() == 2);
     const Options options = load_options(g);
-    const Options expected = {{"device", "cuda:1"}, {"compute", "exact"}, {"threads", "64"},
-                              {"ctx", "512"},       {"gpu_layers", "-1"}, {"deterministic", "1"},
-                              {"a", "b"},           {"c", "d=e"}};
+    const Options expected = {{"device", "cuda:1"}, {"compute", "exact"},   {"threads", "64"}, {"ctx", "512"},
+                              {"gpu_layers", "-1"}, {"deterministic", "1"}, {"a", "b"},        {"c", "d=e"}};
     CHECK(options == expected);
 }
 

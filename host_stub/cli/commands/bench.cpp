@@ -41,11 +41,10 @@ std::string line(const Json& row) {
     const std::string range = format("(%.2f .. %.2f)", number_of(row, "min"), number_of(row, "max"));
     return format("%-16.40s %-8.60s %5.2f %7.0f %5.0f %6.0f %-8.16s %10.2f %21s %9.2f %7.2f %6.1f %6.1f\n",
                   text_of(row, "shape").c_str(), text_of(row, "device").c_str(), number_of(row, "bits"),
-                  number_of(row, "threads"),
-                  number_of(row, "batch"), number_of(row, "depth"), text_of(row, "test").c_str(),
-                  number_of(row, "tokens_per_s"), range.c_str(), number_of(row, "bytes_per_token") * 1e-6,
-                  number_of(row, "gb_per_s"), 100 * number_of(row, "share_of_bandwidth"),
-                  100 * number_of(row, "share_of_peak"));
+                  number_of(row, "threads"), number_of(row, "batch"), number_of(row, "depth"),
+                  text_of(row, "test").c_str(), number_of(row, "tokens_per_s"), range.c_str(),
+                  number_of(row, "bytes_per_token") * 1e-6, number_of(row, "gb_per_s"),
+                  100 * number_of(row, "share_of_bandwidth"), 100 * number_of(row, "share_of_peak"));
 }
 
 std::string limits_lines(const Json& result) {

@@ -1,6 +1,8 @@
-// The CUDA runtime's part in the shim: device memory is the host's, of exactly the size that was asked for and poisoned;
-// work waits on its stream until somebody waits for it, and then runs on that thread. What the real runtime refuses is
-// refused: calls that a capture forbids, a launch on another device's stream, an event of another device.
+// The CUDA runtime's part in the shim: device memory is the host's, of exactly the size that was asked for and
+// poisoned; work waits on its stream until somebody waits for it, and then runs on that thread. What the real runtime
+// refuses is refused: calls that a capture forbids, a launch on another device's stream, an event of another device.
+#include "kernels/cuda/runtime.h"
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include "kernels/cuda/messages.h"
-#include "kernels/cuda/runtime.h"
 #include "kernels/cuda/shim/launch.h"
 #include "kernels/cuda/shim/simt.h"
 
@@ -140,12 +141,16 @@ Status copy(const char* call, StreamHandle stream, void* to, const void* from, u
 
 int32_t shared_limit(const ShimSettings& settings) {
     switch (settings.major * 10 + settings.minor) {
-        case 75: return 64 << 10;
+        case 75:
+            return 64 << 10;
         case 80:
-        case 87: return 163 << 10;
+        case 87:
+            return 163 << 10;
         case 90:
-        case 100: return 227 << 10;
-        default: return 99 << 10;
+        case 100:
+            return 227 << 10;
+        default:
+            return 99 << 10;
     }
 }
 
@@ -405,7 +410,8 @@ Status begin_capture(StreamHandle stream) {
     const std::lock_guard lock(process().mutex);
     Status status = enter("begin_capture");
     if (!status.ok()) return status;
-    if (capture || stream->capturing) return Status::error(failed_precondition, "begin_capture during the capture of a graph");
+    if (capture || stream->capturing)
+        return Status::error(failed_precondition, "begin_capture during the capture of a graph");
     capture = stream;
     stream->capturing = true;
     stream->spoilt = nullptr;
@@ -417,13 +423,15 @@ Status end_capture(StreamHandle stream, GraphHandle* out) {
     if (out) *out = nullptr;
     Status status = enter("end_capture");
     if (!stream->capturing || capture != stream)
-        return status.ok() ? Status::error(failed_precondition, "end_capture without begin_capture on this thread") : status;
+        return status.ok() ? Status::error(failed_precondition, "end_capture without begin_capture on this thread")
+                           : status;
     capture = nullptr;
     stream->capturing = false;
     std::vector<Work> work = std::exchange(stream->captured, {});
     if (!status.ok() || !out) return status;
     if (stream->spoilt)
-        return Status::error(failed_precondition, std::string("the capture of a graph was spoilt by ") + stream->spoilt);
+        return Status::error(failed_precondition,
+                             std::string("the capture of a graph was spoilt by ") + stream->spoilt);
     *out = new GraphBody;
     (*out)->work = std::move(work);
     (*out)->device = stream->device;
@@ -434,8 +442,8 @@ Status launch_graph(GraphHandle graph, StreamHandle stream) {
     Status status = enter("launch_graph");
     if (!status.ok()) return status;
     if (graph->device != stream->device)
-        return Status::error(invalid_argument, "launch_graph of cuda:" + std::to_string(graph->device) + " on a stream of cuda:" +
-                                                   std::to_string(stream->device));
+        return Status::error(invalid_argument, "launch_graph of cuda:" + std::to_string(graph->device) +
+                                                   " on a stream of cuda:" + std::to_string(stream->device));
     // No kernel of a graph starts before everything ahead of the graph has ended.
     push(*stream, std::function<void()>());
     for (const Work& one : graph->work) push(*stream, one);
@@ -457,16 +465,23 @@ Status shim_launch(StreamHandle stream, const char* name, Extent grid, Extent bl
         return Status::error(internal, std::string("kernel ") + name + ": " + what);
     };
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
-        return refuse("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z));
+        return refuse("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                      std::to_string(grid.z));
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
-    if (threads == 0 || threads > 1024 || block.z > 64) return refuse("a block of " + std::to_string(threads) + " threads");
+    if (threads == 0 || threads > 1024 || block.z > 64)
+        return refuse("a block of " + std::to_string(threads) + " threads");
     if (shared_bytes > size_t(shared_limit(process().settings)))
         return refuse(std::to_string(shared_bytes) + " bytes of shared memory");
     if (stream->device != current_device) return refuse("a stream of another device");
     auto work = std::make_shared<ShimWork>();
     work->action = std::move(body);
-    work->grid = {name, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, 0,
-                  [](const void* f) { (*static_cast<const std::function<void()>*>(f))(); }, &work->action};
+    work->grid = {name,
+                  {grid.x, grid.y, grid.z},
+                  {block.x, block.y, block.z},
+                  shared_bytes,
+                  0,
+                  [](const void* f) { (*static_cast<const std::function<void()>*>(f))(); },
+                  &work->action};
     push(*stream, Work(std::move(work)));
     return {};
 }

@@ -1,10 +1,10 @@
-// Fibers, meeting points and tensor-core arithmetic of the shim. A fiber is a loop that runs one CUDA thread after another,
-// so that stacks and their sanitizer state last as long as the host thread; a fiber that stops picks the next itself.
-// Compiled without sanitizers, whose fiber calls are weak: what kernels access is checked in simt.h, in their own files.
+// Fibers, meeting points and tensor-core arithmetic of the shim. A fiber is a loop that runs one CUDA thread after
+// another, so that stacks and their sanitizer state last as long as the host thread; a fiber that stops picks the next
+// itself. Compiled without sanitizers (their calls are weak): what kernels access is checked in simt.h, in their own
+// files.
 #include "kernels/cuda/shim/simt.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <bit>
 #include <cstdio>
@@ -12,34 +12,8 @@
 #include <memory>
 #include <new>
 #include <utility>
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
 
-extern "C" {
-[[gnu::weak]] void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
-[[gnu::weak]] void __sanitizer_finish_switch_fiber(void* fake_stack, const void** old_bottom, size_t* old_size);
-[[gnu::weak]] void* __tsan_get_current_fiber();
-[[gnu::weak]] void* __tsan_create_fiber(unsigned flags);
-[[gnu::weak]] void __tsan_destroy_fiber(void* fiber);
-[[gnu::weak]] void __tsan_switch_to_fiber(void* fiber, unsigned flags);
-}
-
-#if defined(__x86_64__)
-// Saves what a callee must keep, and the stack pointer at *from; swapcontext would make two system calls.
-extern "C" void quantplug_shim_switch(void** from, void* to);
-asm(".text\n"
-    ".globl quantplug_shim_switch\n"
-    ".hidden quantplug_shim_switch\n"
-    ".type quantplug_shim_switch,@function\n"
-    "quantplug_shim_switch:\n"
-    "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"
-    "    movq %rsp, (%rdi)\n"
-    "    movq %rsi, %rsp\n"
-    "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
-    "    ret\n"
-    ".size quantplug_shim_switch, .-quantplug_shim_switch\n");
-#endif
+#include "kernels/cuda/shim/fiber.h"
 
 namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
@@ -53,18 +27,6 @@ namespace {
 constexpr size_t stack_bytes = 96 << 10;
 constexpr uint32_t max_threads = 1024;
 
-struct Fiber {
-#if defined(__x86_64__)
-    void* stack_pointer = nullptr;
-#else
-    ucontext_t context;
-#endif
-    const void* bottom = nullptr;  // for the sanitizers
-    size_t size = 0;
-    void* fake_stack = nullptr;
-    void* tsan = nullptr;
-};
-
 struct Copy {
     void* shared;
     const void* global;
@@ -74,8 +36,8 @@ struct Copy {
 struct Lane : Fiber {
     Index thread;
     uint32_t index = 0;
-    std::vector<Copy> copies;     // in order of issue; those before `copied` are made
-    std::vector<size_t> groups;   // committed and not waited for: where each ends in `copies`
+    std::vector<Copy> copies;    // in order of issue; those before `copied` are made
+    std::vector<size_t> groups;  // committed and not waited for: where each ends in `copies`
     size_t copied = 0;
 };
 
@@ -83,7 +45,7 @@ struct Warp {
     Exchange exchange;
     uint32_t all = 0, ready = 0, held = 0;  // masks of lanes; held: at wait_for_earlier_kernels()
     uint32_t arrived = 0;
-    uint32_t first = 0;                        // ready lanes run from here on, around
+    uint32_t first = 0;  // ready lanes run from here on, around
     bool descending = false;
     const char* operation = nullptr;
     Compute compute = nullptr;
@@ -99,27 +61,24 @@ struct Worker {
     Warp warps[max_threads / 32];
     Lane* running = nullptr;
     uint32_t warp = 0, n_warps = 0, n_threads = 0, runnable = 0, at_barrier = 0, done = 0;
-    bool from_host = false, early = false, waited = false;
+    bool early = false, waited = false;
     unsigned char* stacks = nullptr;
     uint64_t random = 1;
     GridLaunch launch;
-    Position position;                                      // `here` when the host goes back to the block at work
-    std::vector<uint64_t> order;                            // of blocks
+    Position position;            // `here` when the host goes back to the block at work
+    std::vector<uint64_t> order;  // of blocks
     std::unique_ptr<unsigned char, decltype(&std::free)> shared{nullptr, &std::free};
 
     static constexpr size_t guard_bytes = 4096;
     static constexpr size_t area_bytes = max_threads * (stack_bytes + guard_bytes);
 
     Worker() {
-        void* area = mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* area =
+            mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (area == MAP_FAILED) throw std::bad_alloc();
         stacks = static_cast<unsigned char*>(area);
     }
-    ~Worker() {
-        if (__tsan_destroy_fiber)
-            for (uint32_t i = 0; i < n_made; ++i) __tsan_destroy_fiber(lanes[i].tsan);
-        munmap(stacks, area_bytes);
-    }
+    ~Worker() { munmap(stacks, area_bytes); }
     Worker(const Worker&) = delete;
     Worker& operator=(const Worker&) = delete;
 
@@ -135,21 +94,8 @@ struct Worker {
             lane.index = n_made;
             unsigned char* bottom = stacks + n_made * (stack_bytes + guard_bytes);
             mprotect(bottom, guard_bytes, PROT_NONE);
-            lane.bottom = bottom + guard_bytes;
             // The tops lie 640 bytes apart modulo a page: at one place in it they would share few lines of the cache.
-            lane.size = stack_bytes - n_made % 32 * 640;
-#if defined(__x86_64__)
-            void** top = reinterpret_cast<void**>(bottom + guard_bytes + lane.size) - 2;  // aligned to 16
-            top[0] = reinterpret_cast<void*>(&enter_lane);
-            lane.stack_pointer = top - 6;
-#else
-            getcontext(&lane.context);
-            lane.context.uc_stack.ss_sp = bottom + guard_bytes;
-            lane.context.uc_stack.ss_size = lane.size;
-            lane.context.uc_link = nullptr;
-            makecontext(&lane.context, enter_lane, 0);
-#endif
-            if (__tsan_create_fiber) lane.tsan = __tsan_create_fiber(0);
+            lane.make(bottom + guard_bytes, stack_bytes - n_made % 32 * 640, enter_lane);
         }
     }
     void new_order(Warp& w) {
@@ -172,7 +118,8 @@ struct Worker {
             Warp& w = warps[warp];
             if (w.ready) {
                 const uint32_t turned = std::rotr(w.ready, int(w.first));
-                const uint32_t at = w.descending ? 31 - uint32_t(std::countl_zero(turned)) : uint32_t(std::countr_zero(turned));
+                const uint32_t at =
+                    w.descending ? 31 - uint32_t(std::countl_zero(turned)) : uint32_t(std::countr_zero(turned));
                 const uint32_t l = (at + w.first) & 31;
                 w.ready &= ~(1u << l);
                 return &lanes[warp * 32 + l];
@@ -187,33 +134,15 @@ struct Worker {
             change_warp();
         }
     }
-    void run_next(Fiber& from) {
-        Lane* next = pick();
-        if (next == &from) return;
-        if (next) {
-            running = next;
-            here.thread = next->thread;
-        }
-        Fiber& to = next ? static_cast<Fiber&>(*next) : host;
-        if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&from.fake_stack, to.bottom, to.size);
-        if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(to.tsan, 0);
-#if defined(__x86_64__)
-        quantplug_shim_switch(&from.stack_pointer, to.stack_pointer);
-#else
-        swapcontext(&from.context, &to.context);
-#endif
-        arrive(from);
+    /// The lane that runs, or null.
+    Lane* choose() {
+        running = pick();
+        if (running) here.thread = running->thread;
+        return running;
     }
-    void arrive(Fiber& fiber) {
-        if (!__sanitizer_finish_switch_fiber) return;
-        const void* bottom;
-        size_t size;
-        __sanitizer_finish_switch_fiber(fiber.fake_stack, &bottom, &size);
-        if (from_host) {
-            host.bottom = bottom;
-            host.size = size;
-        }
-        from_host = false;
+    void run_next(Lane& from) {
+        Lane* next = choose();
+        if (next != &from) from.switch_to(next ? static_cast<Fiber&>(*next) : host);
     }
     void begin_grid(const GridLaunch& what) {
         launch = what;
@@ -247,10 +176,7 @@ struct Worker {
     void run_block() {
         here = position;
         change_warp();
-        from_host = true;
-        if (__tsan_get_current_fiber) host.tsan = __tsan_get_current_fiber();
-        run_next(host);
-        running = nullptr;
+        host.leave_host_to(*choose());
     }
     void release_held() {
         for (uint32_t i = 0; i < n_warps; ++i) {
@@ -266,7 +192,7 @@ struct Worker {
 
 void enter_lane() {
     Lane& lane = *worker->running;
-    worker->arrive(lane);
+    lane.arrived();
     while (true) {
         worker->launch.body(worker->launch.context);
         if (lane.copied != lane.copies.size()) die("a thread ended with copies that nobody waited for");
@@ -282,8 +208,8 @@ void enter_lane() {
 
 void die(const char* what) {
     if (worker && worker->running)
-        std::fprintf(stderr, "shim: %s: %s (block %u %u %u, thread %u)\n", worker->launch.name, what, here.block.x, here.block.y,
-                     here.block.z, worker->running->index);
+        std::fprintf(stderr, "shim: %s: %s (block %u %u %u, thread %u)\n", worker->launch.name, what, here.block.x,
+                     here.block.y, here.block.z, worker->running->index);
     else
         std::fprintf(stderr, "shim: %s: %s\n", worker ? worker->launch.name : "runtime", what);
     std::abort();

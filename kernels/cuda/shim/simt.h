@@ -1,9 +1,10 @@
 // CUDA kernels on a CPU, for tests: portable.h's vocabulary without a GPU. One fiber per CUDA thread; the blocks of a
 // launch run one after another in random order, the threads of a block in random order between their meeting points.
 // Found so: wrong indices (with ASan: out of bounds, byte by byte), misaligned vectors (UBSan), missing or divergent
-// barriers, wrong fragments (mma computes as PTX documents it), reads before a copy_async has arrived (copies are made at
-// their wait), reads of shared memory that nobody wrote (it is poisoned), results that depend on the order. Not found:
-// ordering between blocks of one launch, limits of a launch, speed.
+// barriers, wrong fragments (mma computes as PTX documents it), reads before a copy_async has arrived (copies are made
+// at their wait), reads of shared memory that nobody wrote (it is poisoned), results that depend on the order, reads
+// before wait_for_earlier_kernels() of what the kernel ahead writes. Not found: blocks that need each other's progress,
+// what a fence or a volatile is for, registers, speed.
 #pragma once
 
 #include <algorithm>
@@ -77,8 +78,8 @@ struct GridLaunch {
 };
 /// Runs `body` once for every thread of the grid. Called by the shim's runtime alone.
 void run_grid(const GridLaunch& launch);
-/// What a card may do while the kernel before is still at work: one block runs up to wait_for_earlier_kernels(). The next
-/// run_grid but one is of this launch: of the one before, then of this one.
+/// What a card may do while the kernel ahead is still at work: one block of `launch` runs up to
+/// wait_for_earlier_kernels(). The kernel ahead runs next, by run_grid, and then `launch` itself.
 void start_early(const GridLaunch& launch);
 
 extern const float* const half_table;  // f16_to_f32 of every value
@@ -135,15 +136,14 @@ namespace simt {
 inline uint32_t exchange_lane(const char* name, uint32_t v, int argument, bool is_xor) {
     uint32_t out = 0;
     const uint32_t in[2] = {v, uint32_t(argument)};
-    warp_operation(
-        name, in, 2, &out, 1,
-        is_xor ? Compute([](Exchange& e, const void*) {
-            for (uint32_t l = 0; l < 32; ++l) e.out[l][0] = e.in[(l ^ e.in[l][1]) & 31][0];
-        })
-               : Compute([](Exchange& e, const void*) {
-                     for (uint32_t l = 0; l < 32; ++l) e.out[l][0] = e.in[e.in[l][1] & 31][0];
-                 }),
-        nullptr);
+    warp_operation(name, in, 2, &out, 1,
+                   is_xor ? Compute([](Exchange& e, const void*) {
+                       for (uint32_t l = 0; l < 32; ++l) e.out[l][0] = e.in[(l ^ e.in[l][1]) & 31][0];
+                   })
+                          : Compute([](Exchange& e, const void*) {
+                                for (uint32_t l = 0; l < 32; ++l) e.out[l][0] = e.in[e.in[l][1] & 31][0];
+                            }),
+                   nullptr);
     return out;
 }
 }  // namespace simt
@@ -228,7 +228,9 @@ template <int N>
 inline void wait_copies() {
     simt::wait_copies(N);
 }
-inline void prefetch_l2(const void* p) { (void)*static_cast<const volatile unsigned char*>(p); }  // for AddressSanitizer
+inline void prefetch_l2(const void* p) {
+    (void)*static_cast<const volatile unsigned char*>(p);
+}  // for AddressSanitizer
 
 inline uint32_t atomic_add(uint32_t* p, uint32_t v) {
     const uint32_t old = *p;

@@ -134,7 +134,7 @@ TEST_CASE("cuda: plain matrices are decoded to FP16 of what is stored") {
     INFO("QUANTPLUG_TEST_SEED=", seed);
     Random random(seed);
     for (const DType type : {DType::f16, DType::bf16, DType::f32}) {
-        for (const std::pair<int32_t, int32_t> size : {std::pair{64, 16}, {200, 37}, {1, 1}, {1100, 18}}) {
+        for (const std::pair<int32_t, int32_t>& size : {std::pair{64, 16}, {200, 37}, {1, 1}, {1100, 18}}) {
             const int32_t k = size.first, n = size.second;
             const float sigma = random() % 2 ? 0.05f : 3.0f;
             INFO("type ", int(type), ", ", k, " x ", n, ", sigma ", sigma);

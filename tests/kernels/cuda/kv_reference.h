@@ -1,4 +1,5 @@
-// A layer's cache on the host: filled and read by plain loops from the words of views.h and kernels/reference/attention.cpp.
+// A layer's cache on the host: filled and read by plain loops from the words of views.h and
+// kernels/reference/attention.cpp.
 #pragma once
 
 #include <algorithm>
@@ -74,13 +75,17 @@ class HostCache {
     }
 
     /// Writes one head of one token; padding dimensions become zeros.
-    void put_key(int32_t slot, int32_t head, const std::vector<double>& x) { put(keys, key_scales, true, slot, head, x); }
+    void put_key(int32_t slot, int32_t head, const std::vector<double>& x) {
+        put(keys, key_scales, true, slot, head, x);
+    }
     void put_value(int32_t slot, int32_t head, const std::vector<double>& x) {
         put(values, value_scales, false, slot, head, x);
     }
     /// Element d < width as stored: of q8 and q4 rotated.
     double key(int32_t slot, int32_t head, int32_t d) const { return read(keys, key_scales, true, slot, head, d); }
-    double value(int32_t slot, int32_t head, int32_t d) const { return read(values, value_scales, false, slot, head, d); }
+    double value(int32_t slot, int32_t head, int32_t d) const {
+        return read(values, value_scales, false, slot, head, d);
+    }
     /// The unsigned code, or the FP16 bits.
     int32_t code(bool is_key, int32_t slot, int32_t head, int32_t d) const {
         const std::vector<uint8_t>& bytes = is_key ? keys : values;
@@ -122,7 +127,8 @@ class HostCache {
         std::vector<int32_t> codes;
         std::vector<uint16_t> scale_bits;
         const std::vector<double> kept = rounded(x, &codes, &scale_bits);
-        for (size_t g = 0; g < scale_bits.size(); ++g) scale_array[scale_at(slot, head, int32_t(32 * g))] = scale_bits[g];
+        for (size_t g = 0; g < scale_bits.size(); ++g)
+            scale_array[scale_at(slot, head, int32_t(32 * g))] = scale_bits[g];
         for (int32_t d = 0; d < shape.width; ++d) {
             const bool real = d < shape.head_dim;
             const size_t at = element(is_key, slot, head, d);

@@ -1,9 +1,11 @@
 // What a packed matrix holds, read back by layout.h's own words and compared with the source.
+#include "kernels/cuda/pack.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <string>
 
-#include "kernels/cuda/pack.h"
 #include "kernels/half.h"
 #include "support.h"
 
@@ -26,7 +28,8 @@ uint32_t code_at(const cuda::MatrixView& m, int32_t row, int32_t column) {
                     cuda::fragment_column(lane, p) != column % 16)
                     continue;
                 if (section.bits == 16) return (chunk[cuda::chunk_word(16, lane, p)] >> (16 * h)) & 0xffffu;
-                if (section.bits == 8) return (chunk[cuda::chunk_word(8, lane, p / 2)] >> (16 * h + 8 * (p & 1))) & 0xffu;
+                if (section.bits == 8)
+                    return (chunk[cuda::chunk_word(8, lane, p / 2)] >> (16 * h + 8 * (p & 1))) & 0xffu;
                 cuda::FieldPiece pieces[5];
                 uint32_t code = 0;
                 const int32_t n = cuda::field_pieces(section.bits, p, pieces);
@@ -50,8 +53,7 @@ Element element_at(const cuda::MatrixView& m, int32_t row, int32_t column) {
     int32_t s = m.n_sections - 1;
     while (row / cuda::chunk_rows < m.sections[s].chunk0) --s;
     const cuda::Section& section = m.sections[s];
-    const int32_t group =
-        section.group0 + ((row / cuda::slab_rows - 2 * section.chunk0) >> section.group_shift);
+    const int32_t group = section.group0 + ((row / cuda::slab_rows - 2 * section.chunk0) >> section.group_shift);
     REQUIRE(group < m.n_groups);
     const size_t at = (size_t(column / 16) * size_t(m.n_groups) + size_t(group)) * 8 + size_t(column % 8);
     const bool second = column % 16 >= 8;
@@ -108,7 +110,7 @@ TEST_CASE("cuda pack: every shape reads back as what it was packed from") {
     for (const Shape& shape : shapes()) {
         if (shape.k > 1000) continue;
         const std::unique_ptr<QuantData> data = random_quant(shape, random);
-        INFO(shape.name << ", " << shape.groups[0].bits << " bits");
+        INFO(std::string(shape.name) << ", " << shape.groups[0].bits << " bits");
         const cuda::PackPlan plan = cuda::plan_pack(data->source.shape(), 16);
         std::vector<uint8_t> image(plan.total, 0xcd);
         REQUIRE(cuda::pack_image(data->source, plan, image.data()).ok());
@@ -136,8 +138,8 @@ TEST_CASE("cuda pack: every shape reads back as what it was packed from") {
                     bad += e.integer != 0 && e.scale != 0;
                 } else {
                     const size_t from = sorted_of[size_t(input)], g = group_of[from];
-                    const int32_t zero = shape.zeros ? int32_t(data->source.zeros[g * n + size_t(c)])
-                                                     : 1 << (shape.groups[g].bits - 1);
+                    const int32_t zero =
+                        shape.zeros ? int32_t(data->source.zeros[g * n + size_t(c)]) : 1 << (shape.groups[g].bits - 1);
                     bad += e.scale != data->source.scales[g * n + size_t(c)];
                     bad += e.integer != int32_t(data->codes[from * n + size_t(c)]) - zero;
                     bad += e.bits != (shape.groups[g].bits == 7 ? 8 : shape.groups[g].bits);
@@ -176,8 +178,10 @@ TEST_CASE("cuda pack: plain matrices are FP16 times a power of two per column") 
                     if (row < 200) {
                         uint16_t half = 0;
                         const size_t at = size_t(c) * 200 + size_t(row);
-                        if (type == DType::f32) std::memcpy(&want, data->bytes.data() + at * 4, 4);
-                        else std::memcpy(&half, data->bytes.data() + at * 2, 2);
+                        if (type == DType::f32)
+                            std::memcpy(&want, data->bytes.data() + at * 4, 4);
+                        else
+                            std::memcpy(&half, data->bytes.data() + at * 2, 2);
                         if (type == DType::f16) want = f16_to_f32(half);
                         if (type == DType::bf16) want = bf16_to_f32(half);
                     }

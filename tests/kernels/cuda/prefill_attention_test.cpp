@@ -1,5 +1,5 @@
-// Prefill attention against plain double loops, over head widths, groups, cache types, masks and cuts of the prompt; what
-// nobody wrote of the cache holds NaN.
+// Prefill attention against plain double loops, over head widths, groups, cache types, masks and cuts of the prompt;
+// what nobody wrote of the cache holds NaN.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -128,7 +128,8 @@ void run(const Prompts& prompts, DeviceCache& cache, TestQueue& queue, const std
     DeviceArray<float> values(queue, qkv), out(queue, n_rows * size_t(ld));
     DeviceArray<uint16_t> packed(queue, n_rows * size_t(prompts.packed_ld));
     DeviceArray<cuda::Saturation> saturation(queue, std::vector<cuda::Saturation>{{0}});
-    DeviceArray<float> slopes(queue, prompts.spec.alibi_slopes.empty() ? std::vector<float>{0} : prompts.spec.alibi_slopes);
+    DeviceArray<float> slopes(queue,
+                              prompts.spec.alibi_slopes.empty() ? std::vector<float>{0} : prompts.spec.alibi_slopes);
 
     cuda::AttentionLaunch launch;
     launch.step = {headers.data(), step_rows.data(), table.data(), nullptr};
@@ -240,17 +241,15 @@ TEST_CASE("prefill attention is the reference's, whatever the cut of the prompt 
         schedule(seed);
         run(prompts, cache, queue, cut(c, 64), &whole);
 
-        // Rounding of q, p and (q8, q4) of k and v to FP16, half an ulp each, 2^-12 of a value on average: the error of
-        // an output is below 2^-10 of sum p |v|; scores off by 2^-11 |q| |k| / sqrt(dim) change p by as much, and those
-        // of q8 and q4 are. Alibi's and the window's are exact.
-        const double tolerance = c.type == f16 ? 1e-3 : 3e-3;
+        // p goes into FP16: at most 2^-11 of every term of sum p |v|. Keys and values of q8 and q4 do too: as much
+        // again of v, and of scores, whose sums of squares are about 1, as much that p carries on.
+        const double tolerance = c.type == f16 ? 0x1p-11 : 3 * 0x1p-11;
         for (size_t s = 0; s < c.lengths.size(); ++s) {
             for (int32_t t = c.first; t < c.lengths[s]; ++t) {
                 if (t % 3 && t + 1 < c.lengths[s] && t > 2) continue;  // enough to tell
                 std::vector<double> magnitudes;
-                const std::vector<double> expected =
-                    reference_attention(prompts.spec, prompts.cache, prompts.blocks[s], t, prompts.queries[s][size_t(t)],
-                                        &magnitudes);
+                const std::vector<double> expected = reference_attention(prompts.spec, prompts.cache, prompts.blocks[s],
+                                                                         t, prompts.queries[s][size_t(t)], &magnitudes);
                 const std::vector<float>& got = whole.out[s][size_t(t)];
                 for (int32_t h = 0; h < c.n_heads; ++h) {
                     double square = 0;
@@ -289,7 +288,8 @@ TEST_CASE("prefill attention refuses what it cannot do") {
     launch.kv.width = 320;
     launch.n_heads = 1;
     cuda::prefill_attention(queue.queue, launch, nullptr, 1);
-    CHECK(queue.queue.take_status().message == "prefill_attention: head_dim is 320, and it must be even and at most 256");
+    CHECK(queue.queue.take_status().message ==
+          "prefill_attention: head_dim is 320, and it must be even and at most 256");
 }
 
 }  // namespace quantplug::test

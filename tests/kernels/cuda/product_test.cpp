@@ -1,12 +1,13 @@
-// Products of few rows against sums in double. What is allowed: integers and FP16 activations are exact, a product of the
-// two is too; FP32 sums of K of them round each by 2^-24 of the running sum, in runs of a group and a range, which stays
-// below 1e-5 of the root of the summed squares |p|.
+// Products of few rows against sums in double. What is allowed: integers and FP16 activations are exact, a product of
+// the two is too; FP32 sums of K of them round each by 2^-24 of the running sum, in runs of a group and a range, which
+// stays below 1e-5 of the root of the summed squares |p|.
+#include "kernels/cuda/product.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <numeric>
+#include <string>
 
-#include "kernels/cuda/product.h"
 #include "packed_matrix.h"
 #if defined(QP_CUDA_SHIM)
 #include "kernels/cuda/shim/launch.h"
@@ -114,12 +115,35 @@ TEST_CASE("cuda product: every shape of quantised matrices") {
         const std::vector<uint16_t> x = random_halves(33 * size_t(shape.k), l.random);
         const Expected want = expected(w, data->source.bias, x, 33, shape.k, shape.n);
         for (const int32_t rows : {1, 3, 8, 9, 33}) {
-            INFO(shape.name << ", " << shape.groups[0].bits << " bits, " << rows << " rows");
+            INFO(std::string(shape.name) << ", " << shape.groups[0].bits << " bits, " << rows << " rows");
             const std::vector<float> got = l.run(m, x, rows);
             worst = std::max(worst, check_close(got, shape.n, 0, want, rows, shape.n, sum_error));
         }
     }
     MESSAGE("worst error / |p| " << worst);
+}
+
+TEST_CASE("cuda product: ranges far longer than the ring, every width and group class") {
+    if (!cuda_there()) return;
+    const uint64_t seed = fresh_seed();
+    INFO("seed " << seed);
+    Launcher l(seed);
+    const int32_t k = 11200, n = 3, rows = 9;
+    const auto check = [&](const auto& data, const char* name, int32_t bits) {
+        INFO(std::string(name) << ", " << bits << " bits");
+        PackedMatrix m(l.queue, data.source);
+        const std::vector<uint16_t> x = random_halves(size_t(rows) * size_t(k), l.random);
+        const Expected want = expected(exact_weights(data), data.source.bias, x, rows, k, n);
+        for (const int32_t some : {1, rows}) check_close(l.run(m, x, some), n, 0, want, some, n, sum_error);
+    };
+    for (const int32_t bits : {2, 3, 4, 5, 6, 8}) {
+        const int32_t size = bits % 3 == 0 ? 32 : bits % 3 == 1 ? 64 : 128;
+        check(*random_quant({"", k, n, groups_of(bits, k, size), bits % 2 == 0, false, false}, l.random), "groups",
+              bits);
+        check(*random_quant({"", k, n, groups_of(bits, k, k), bits % 2 == 1, true, false}, l.random), "one group",
+              bits);
+    }
+    check(*random_dense(k, n, DType::f16, true, l.random), "plain", 16);
 }
 
 TEST_CASE("cuda product: plain matrices of the three types") {
@@ -133,8 +157,9 @@ TEST_CASE("cuda product: plain matrices of the three types") {
         const std::vector<double> w = exact_weights(*data);
         const std::vector<uint16_t> x = random_halves(10 * 200, l.random);
         const Expected want = expected(w, data->source.bias, x, 10, 200, 37);
-        // FP32 weights are rounded to 11 bits, so are BF16 ones far below their column's largest.
-        const double allowed = type == DType::f16 ? sum_error : type == DType::bf16 ? 2 * sum_error : 0x1p-11;
+        // FP32 weights are rounded to 11 bits, so are BF16 ones far below their column's largest: independent errors of
+        // at most 2^-11 of each product, 0.4 of that on average, so that 2^-9 of |p| is ten standard deviations.
+        const double allowed = type == DType::f16 ? sum_error : type == DType::bf16 ? 2 * sum_error : 0x1p-9;
         for (const int32_t rows : {1, 10}) {
             INFO("type " << int(type) << ", " << rows << " rows");
             check_close(l.run(m, x, rows), 37, 0, want, rows, 37, allowed);
@@ -206,7 +231,8 @@ TEST_CASE("cuda product: three matrices side by side, set and add, a scaled oper
             cuda::product(l.queue.queue, launch);
             const std::vector<float> got = out.get();
             for (int i = 0; i < 3; ++i) {
-                Expected want = expected(exact_weights(*data[i]), data[i]->source.bias, x, rows, 2048, shapes_of[i].n, 64);
+                Expected want =
+                    expected(exact_weights(*data[i]), data[i]->source.bias, x, rows, 2048, shapes_of[i].n, 64);
                 if (store == Store::add) {
                     for (double& value : want.value) value *= 2;
                 }
@@ -223,13 +249,18 @@ namespace {
 
 double activate_double(Activation activation, double x) {
     switch (activation) {
-        case Activation::silu: return x / (1 + std::exp(-x));
-        case Activation::gelu: return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+        case Activation::silu:
+            return x / (1 + std::exp(-x));
+        case Activation::gelu:
+            return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
         case Activation::gelu_tanh:
             return x / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-        case Activation::quick_gelu: return x / (1 + std::exp(-1.702 * x));
-        case Activation::relu: return std::max(x, 0.0);
-        case Activation::relu2: return std::max(x, 0.0) * std::max(x, 0.0);
+        case Activation::quick_gelu:
+            return x / (1 + std::exp(-1.702 * x));
+        case Activation::relu:
+            return std::max(x, 0.0);
+        case Activation::relu2:
+            return std::max(x, 0.0) * std::max(x, 0.0);
     }
     return x;
 }
@@ -241,7 +272,8 @@ Expected gated(Activation activation, const Expected* gate, const Expected& up) 
     for (size_t i = 0; i < up.value.size(); ++i) {
         const Expected& first = gate ? *gate : up;
         const double a = activate_double(activation, first.value[i]);
-        const double slope = activation == Activation::relu2 ? 2 * std::fabs(first.value[i]) + 0.01 * first.size[i] : 1.2;
+        const double slope =
+            activation == Activation::relu2 ? 2 * std::fabs(first.value[i]) + 0.01 * first.size[i] : 1.2;
         const double other = gate ? up.value[i] : 1;
         out.value.push_back(a * other);
         out.size.push_back(slope * first.size[i] * std::fabs(other) + (gate ? std::fabs(a) * up.size[i] : 0) +
@@ -284,18 +316,14 @@ TEST_CASE("cuda gated product: every activation, to FP32 and to the next product
     INFO("seed " << seed);
     Launcher l(seed);
     const int32_t k = 320, inner = 70;
-    const std::unique_ptr<QuantData> gate = random_quant({"gate", k, inner, groups_of(4, k, 64), true, true, true}, l.random, 0.2f);
-    const std::unique_ptr<QuantData> up = random_quant(
-        {"up", k, inner, {{5, 64}, {4, 160}, {3, 96}}, false, true, false}, l.random, 0.2f);
-    up->source.perm = gate->source.perm;  // both are padded to the same K' in the same places? only where they agree
-    const std::unique_ptr<QuantData> down = random_quant({"down", inner, 32, groups_of(4, inner, 32), false, true, false}, l.random);
-    PackedMatrix d(l.queue, down->source);
-    // gate in the order of up: same sections, so that both take one operand.
-    gate->source.groups = up->source.groups;
-    gate->source.scales.resize(3 * size_t(inner));
-    gate->source.zeros.resize(3 * size_t(inner));
-    for (uint8_t& code : gate->codes) code &= 7;
-    PackedMatrix g(l.queue, gate->source), u(l.queue, up->source);
+    // One order and one padding for both, so that they take one operand.
+    const std::vector<QuantGroup> groups{{5, 64}, {4, 160}, {3, 96}};
+    const std::unique_ptr<QuantData> gate = random_quant({"gate", k, inner, groups, true, true, true}, l.random, 0.2f);
+    const std::unique_ptr<QuantData> up = random_quant({"up", k, inner, groups, false, true, false}, l.random, 0.2f);
+    up->source.perm = gate->source.perm;
+    const std::unique_ptr<QuantData> down =
+        random_quant({"down", inner, 32, groups_of(4, inner, 32), false, true, false}, l.random);
+    PackedMatrix d(l.queue, down->source), g(l.queue, gate->source), u(l.queue, up->source);
     for (const int32_t rows : {1, 9, 35}) {
         const std::vector<uint16_t> x = random_halves(size_t(rows) * size_t(k), l.random);
         const int32_t ld = operand_ld(u.view);
@@ -371,10 +399,12 @@ TEST_CASE("cuda expert products: each pair with its expert's own matrices, whate
     std::vector<cuda::MatrixView> tables[3];
     for (int32_t e = 0; e < n_experts; ++e) {
         const int32_t bits = 2 + e;
-        data[0].push_back(random_quant({"gate", k, inner, groups_of(bits, k, 128), e == 1, true, e == 2}, l.random, 0.2f));
+        data[0].push_back(
+            random_quant({"gate", k, inner, groups_of(bits, k, 128), e == 1, true, e == 2}, l.random, 0.2f));
         data[1].push_back(random_quant({"up", k, inner, groups_of(bits, k, 64), e == 2, true, false}, l.random, 0.2f));
         data[1].back()->source.perm = data[0].back()->source.perm;
-        data[2].push_back(random_quant({"down", inner, k, groups_of(bits, inner, e == 0 ? 7 : 50), e == 3, true, true}, l.random));
+        data[2].push_back(
+            random_quant({"down", inner, k, groups_of(bits, inner, e == 0 ? 7 : 50), e == 3, true, true}, l.random));
         for (int i = 0; i < 3; ++i) {
             packed[i].push_back(std::make_unique<PackedMatrix>(l.queue, data[i].back()->source));
             tables[i].push_back(packed[i].back()->view);
@@ -388,7 +418,8 @@ TEST_CASE("cuda expert products: each pair with its expert's own matrices, whate
         std::vector<int32_t> pair_expert;
         for (int32_t e = 0; e < n_experts; ++e) {
             for (int32_t first = 0; first < counts[size_t(e)]; first += slab_rows)
-                slabs.push_back({e, int32_t(pair_expert.size()) + first, std::min(slab_rows, counts[size_t(e)] - first)});
+                slabs.push_back(
+                    {e, int32_t(pair_expert.size()) + first, std::min(slab_rows, counts[size_t(e)] - first)});
             pair_expert.insert(pair_expert.end(), size_t(counts[size_t(e)]), e);
         }
         const int32_t live = int32_t(pair_expert.size()), live_slabs = int32_t(slabs.size()), pairs = live + 2;

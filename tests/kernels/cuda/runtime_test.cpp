@@ -1,4 +1,5 @@
-// Streams, events, graphs and memory as runtime.h promises them, on a GPU and in the shim; its failures in the shim alone.
+// Streams, events, graphs and memory as runtime.h promises them, on a GPU and in the shim; its failures in the shim
+// alone.
 #include <doctest/doctest.h>
 
 #include <numeric>
@@ -7,6 +8,7 @@
 #include "tests/kernels/cuda/device_array.h"
 #if defined(QP_CUDA_SHIM)
 #include "kernels/cuda/shim/launch.h"
+#include "kernels/cuda/shim/simt.h"
 #endif
 
 namespace quantplug::test {
@@ -200,7 +202,8 @@ TEST_CASE("runtime: threads with a stream each") {
             for (int round = 0; ok && round < 50; ++round) {
                 const auto values = counting(256, i * 1000 + round);
                 ok = cuda::copy_to_device(stream, p, values.data(), 1024).ok() &&
-                     cuda::copy_to_host(stream, host.data(), p, 1024).ok() && cuda::synchronize(stream).ok() && host == values;
+                     cuda::copy_to_host(stream, host.data(), p, 1024).ok() && cuda::synchronize(stream).ok() &&
+                     host == values;
             }
             cuda::release(p);
             cuda::destroy_stream(stream);
@@ -234,7 +237,8 @@ TEST_CASE("runtime: no driver, an old driver, no card, an old card: one sentence
     CHECK(message() == "no NVIDIA driver was found; install one, or use --device cpu");
     shim.settings.driver = 12020;
     CHECK(message() ==
-          "the NVIDIA driver supports CUDA 12.2 and this build needs CUDA 13.0; install driver 580 or newer, or use --device cpu");
+          "the NVIDIA driver supports CUDA 12.2 and this build needs CUDA 13.0; install driver 580 or newer, or use "
+          "--device cpu");
     shim.settings.driver = 13010;
     shim.settings.n_devices = 0;
     CHECK(message() == "the NVIDIA driver shows no card to this process (see CUDA_VISIBLE_DEVICES); use --device cpu");
@@ -272,7 +276,8 @@ TEST_CASE("runtime: several devices, each with its memory and its streams") {
     void* more = nullptr;
     CHECK(cuda::allocate(600 << 10, &more).code == kernels::resource_exhausted);
     CHECK(cuda::record(event, stream).code == kernels::invalid_argument);
-    CHECK(cuda::shim_launch(stream, "kernel", {}, {32}, 0, [] {}).message == "kernel kernel: a stream of another device");
+    CHECK(cuda::shim_launch(stream, "kernel", {}, {32}, 0, [] {}).message ==
+          "kernel kernel: a stream of another device");
     cuda::release(p);
     cuda::release(q);
     cuda::destroy_event(event);
@@ -324,7 +329,9 @@ Status run_all(void** p, void** host, cuda::StreamHandle* stream, cuda::EventHan
     next([&] { return cuda::create_event(event); });
     next([&] { return cuda::fill(*stream, *p, 1, 64); });
     next([&] { return cuda::begin_capture(*stream); });
-    next([&] { return cuda::shim_launch(*stream, "the_kernel", {}, {32}, 0, [] {}); });
+    next([&] {
+        return cuda::shim_launch(*stream, "the_kernel", {}, {32}, 0, [] { cuda::wait_for_earlier_kernels(); });
+    });
     if (*stream) {
         const Status end = cuda::end_capture(*stream, &graph);
         next([&] { return end; });

@@ -1,11 +1,11 @@
-// The shim that proves the kernels, proved: its warp operations against plain loops, and every kind of bug it is there for,
-// planted and seen.
+// The shim that proves the kernels, proved: its warp operations against plain loops, and every kind of bug it is there
+// for, planted and seen.
 #if defined(QP_CUDA_SHIM)
 #include <doctest/doctest.h>
-
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -41,11 +41,13 @@ struct Seed {
 // ---------------------------------------------------------------- warp operations
 /// A (16, 16), B (16, 8) row-major FP16; C (16, 8) FP32, added to what is there.
 QP_KERNEL multiply(const uint16_t* a, const uint16_t* b, float* c) {
+    wait_for_earlier_kernels();
     const uint32_t g = threadIdx.x / 4, t = threadIdx.x % 4;
     uint32_t fa[4], fb[2];
     float fc[4];
     for (uint32_t r = 0; r < 4; ++r) fa[r] = load1(&a[(g + 8 * (r & 1)) * 16 + 2 * t + 8 * (r >> 1)]);
-    for (uint32_t r = 0; r < 2; ++r) fb[r] = b[(2 * t + 8 * r) * 8 + g] | (uint32_t(b[(2 * t + 8 * r + 1) * 8 + g]) << 16);
+    for (uint32_t r = 0; r < 2; ++r)
+        fb[r] = b[(2 * t + 8 * r) * 8 + g] | (uint32_t(b[(2 * t + 8 * r + 1) * 8 + g]) << 16);
     for (uint32_t q = 0; q < 4; ++q) fc[q] = c[(g + 8 * (q >> 1)) * 8 + 2 * t + (q & 1)];
     mma_16x8x16(fc, fa, fb[0], fb[1]);
     for (uint32_t q = 0; q < 4; ++q) c[(g + 8 * (q >> 1)) * 8 + 2 * t + (q & 1)] = fc[q];
@@ -112,6 +114,7 @@ TEST_CASE("shim: mma reads every finite FP16 value exactly") {
 }
 
 QP_KERNEL shuffle_all(uint32_t* out) {
+    wait_for_earlier_kernels();
     const uint32_t t = threadIdx.x, l = t % 32;
     uint32_t* mine = out + t * 8;
     mine[0] = shuffle_xor(t, 5);
@@ -149,6 +152,7 @@ TEST_CASE("shim: shuffles and ballots") {
 }
 
 QP_KERNEL load_both(uint32_t* out) {
+    wait_for_earlier_kernels();
     auto* values = reinterpret_cast<uint16_t*>(dynamic_shared());  // (32, 8): row l of 8
     for (uint32_t i = 0; i < 8; ++i) values[threadIdx.x * 8 + i] = uint16_t(threadIdx.x * 8 + i);
     sync_block();
@@ -176,6 +180,7 @@ TEST_CASE("shim: load_matrices, both forms") {
 
 // ---------------------------------------------------------------- copies
 QP_KERNEL copy_in_groups(const uint32_t* from, uint32_t* out) {
+    wait_for_earlier_kernels();
     auto* shared = reinterpret_cast<uint32_t*>(dynamic_shared()) + threadIdx.x * 12;
     from += threadIdx.x * 12;
     copy_async<16>(shared, from);
@@ -210,6 +215,7 @@ TEST_CASE("shim: copies arrive at their wait and no earlier") {
 
 // ---------------------------------------------------------------- order
 QP_KERNEL take_tickets(uint32_t* counter, uint32_t* order) {
+    wait_for_earlier_kernels();
     order[atomic_add(counter, 1)] = blockIdx.x * blockDim.x + threadIdx.x;
 }
 
@@ -230,6 +236,7 @@ TEST_CASE("shim: blocks and threads run in an order that the seed decides") {
 }
 
 QP_KERNEL reverse(bool with_barrier, uint32_t* out) {
+    wait_for_earlier_kernels();
     auto* shared = reinterpret_cast<uint32_t*>(dynamic_shared());
     shared[threadIdx.x] = threadIdx.x;
     if (with_barrier) sync_block();
@@ -257,6 +264,7 @@ TEST_CASE("shim: a missing barrier reads poison") {
 
 /// Between two warps that meet in warp operations only: now and then one runs ahead of the other.
 QP_KERNEL pass_on(bool with_barrier, uint32_t* out) {
+    wait_for_earlier_kernels();
     auto* shared = reinterpret_cast<volatile uint32_t*>(dynamic_shared());
     for (uint32_t round = 0; round < 40; ++round) {
         if (threadIdx.x == 0) shared[0] = round;
@@ -296,6 +304,7 @@ TEST_CASE("shim: a warp that does not wait for another reads what is not there")
 }
 
 QP_KERNEL sum_of_blocks(const uint32_t* in, uint32_t* partial, uint32_t* counter, uint32_t* out) {
+    wait_for_earlier_kernels();
     auto* flag = reinterpret_cast<uint32_t*>(dynamic_shared());
     if (threadIdx.x == 0) partial[blockIdx.x] = in[blockIdx.x];
     if (!last_arriver(counter, gridDim.x, flag)) return;
@@ -313,9 +322,45 @@ TEST_CASE("shim: the last of the blocks to arrive sees the others' work, launch 
     DeviceArray<uint32_t> device(queue, in), partial(queue, 50), counter(queue, std::vector<uint32_t>{0}),
         out(queue, std::vector<uint32_t>{0});
     for (int i = 0; i < 3; ++i)
-        launch(queue.queue, "sum_of_blocks", sum_of_blocks, {50}, {32}, 4, device.data(), partial.data(), counter.data(), out.data());
+        launch(queue.queue, "sum_of_blocks", sum_of_blocks, {50}, {32}, 4, device.data(), partial.data(),
+               counter.data(), out.data());
     CHECK(out.get()[0] == 3 * 1225);
     CHECK(counter.get()[0] == 0);
+}
+
+/// out[i] = in[i] + 1, with `in` read on the right side of the wait or on the wrong one.
+QP_KERNEL follow(bool patient, const uint32_t* in, uint32_t* out) {
+    uint32_t value = in[blockIdx.x * 32 + threadIdx.x];
+    value = shuffle_xor(value, 0);
+    wait_for_earlier_kernels();
+    if (patient) value = in[blockIdx.x * 32 + threadIdx.x];
+    sync_block();
+    out[blockIdx.x * 32 + threadIdx.x] = value + 1;
+}
+
+TEST_CASE("shim: a kernel that reads before its wait what the kernel ahead writes is early") {
+    TestQueue queue;
+    for (const bool patient : {true, false})
+        for (const bool from_graph : {true, false}) {
+            DeviceArray<uint32_t> a(queue, std::vector<uint32_t>(128)), b(queue, 128), c(queue, 128), d(queue, 128);
+            cuda::GraphHandle graph = nullptr;
+            if (from_graph) require_ok(cuda::begin_capture(queue.queue.stream()));
+            launch(queue.queue, "follow", follow, {4}, {32}, 0, true, a.data(), b.data());
+            launch(queue.queue, "follow", follow, {4}, {32}, 0, patient, b.data(), c.data());
+            launch(queue.queue, "follow", follow, {4}, {32}, 0, patient, c.data(), d.data());
+            if (from_graph) {
+                require_ok(cuda::end_capture(queue.queue.stream(), &graph));
+                require_ok(cuda::launch_graph(graph, queue.queue.stream()));
+            }
+            const auto second = c.get(), third = d.get();
+            if (graph) cuda::destroy_graph(graph);
+            const auto n_wrong = [](const std::vector<uint32_t>& values, uint32_t expected) {
+                return std::count_if(values.begin(), values.end(), [&](uint32_t v) { return v != expected; });
+            };
+            CHECK(n_wrong(second, 2) == (patient ? 0 : 32));  // one block of four starts early
+            CHECK(n_wrong(third, 3) >= (patient ? 0 : 32));
+            if (patient) CHECK(n_wrong(third, 3) == 0);
+        }
 }
 
 // ---------------------------------------------------------------- bugs that end the process
@@ -347,6 +392,7 @@ struct Plan {
     uint32_t* memory;  // 64 words
 };
 QP_KERNEL plant(const Plan plan) {
+    if (plan.bug != 13) wait_for_earlier_kernels();
     auto* shared = reinterpret_cast<uint32_t*>(dynamic_shared());
     const uint32_t t = threadIdx.x;
     uint32_t r[4] = {};
@@ -364,24 +410,39 @@ QP_KERNEL plant(const Plan plan) {
             else
                 r[0] = warp_ballot(true);
             break;
-        case 4: r[0] = load4(plan.memory + 1).x; break;
-        case 5: r[0] = load2(plan.memory + 1).x; break;
-        case 6: copy_async<16>(shared, plan.memory); break;
+        case 4:
+            r[0] = load4(plan.memory + 1).x;
+            break;
+        case 5:
+            r[0] = load2(plan.memory + 1).x;
+            break;
+        case 6:
+            copy_async<16>(shared, plan.memory);
+            break;
         case 7:
             copy_async<16>(shared + 1, plan.memory);
             commit_copies();
             wait_copies<0>();
             break;
-        case 8: load_matrices(r, shared + 1); break;
-        case 9: shared[64] = 1; break;
-        case 10: r[0] = plan.memory[64]; break;
+        case 8:
+            load_matrices(r, shared + 1);
+            break;
+        case 9:
+            shared[64] = 1;
+            break;
+        case 10:
+            r[0] = plan.memory[64];
+            break;
         case 11:
             copy_async<16>(shared, plan.memory + 64);
             commit_copies();
             wait_copies<0>();
             break;
-        case 12: load_matrices(r, shared + 64); break;
-        default: break;
+        case 12:
+            load_matrices(r, shared + 64);
+            break;
+        default:
+            break;
     }
     if (r[0] == 12345) plan.memory[t] = r[0];
 }
@@ -409,6 +470,7 @@ TEST_CASE("shim: bugs of a kernel end the process and are named") {
     says(6, "nobody waited for");
     says(7, "misaligned address");
     says(8, "not aligned to 16 bytes");
+    says(13, "plant: a kernel that never calls wait_for_earlier_kernels()");
     if (!has_asan) return;
     says(9, "AddressSanitizer");
     says(10, "AddressSanitizer");
