@@ -4,9 +4,9 @@
 //   2. A block op has a default made of reference primitives (ops.h); a device overrides what it fuses. Nothing outside
 //   a device
 //      sees a pointer.
-//   3. `submit(step, walk)` is asynchronous by contract. The CPU calls `walk` at once. A CUDA device will call it once
-//   per shape under
-//      stream capture and replay it: whatever changes from step to step is in `Step`, never in the walk.
+//   3. `submit(step, walk)` is asynchronous by contract. The CPU computes at once. A CUDA device captures the walk's
+//   kernels once per shape of a step and replays them: whatever changes from step to step is in `Step`, never in the
+//   walk, and a spec that was submitted stays as it is.
 //   4. `wait` returns what the step was asked for.
 //
 // Threads: a Device is used by one thread at a time; different Devices may run at once and share the process's thread

@@ -26,6 +26,21 @@ bool same_dimensions(const ModelSpec& a, const ModelSpec& b) {
            std::equal(a.ropes.begin(), a.ropes.end(), b.ropes.begin(), b.ropes.end(), same_rope);
 }
 
+/// What a walk meets when its graph is captured already: only its answer counts.
+class NoOps final : public Ops {
+ public:
+    Activations embed(const ModelSpec&) override { return handle(Slot::residual); }
+    Activations norm_qkv(const ModelSpec&, const LayerSpec&, Activations) override { return handle(Slot::qkv); }
+    Activations rope_append_attend(const ModelSpec&, const LayerSpec&, int32_t, Activations) override {
+        return handle(Slot::attended);
+    }
+    void project_add(const ModelSpec&, const LayerSpec&, Activations, Activations) override {}
+    Activations gate_up_act(const ModelSpec&, const LayerSpec&, Activations) override { return handle(Slot::gate); }
+    void down_add(const ModelSpec&, const LayerSpec&, Activations, Activations) override {}
+    void moe_add(const ModelSpec&, const LayerSpec&, Activations) override {}
+    void head_sample(const ModelSpec&, Activations) override {}
+};
+
 }  // namespace
 
 Status CudaDevice::check(const ModelSpec& spec, const Step& step) {
@@ -121,7 +136,10 @@ Status CudaDevice::enqueue(const ModelSpec& spec, const Step& step, const Walk& 
     const GraphKey key{spec.layers.data(), step.kv.id,   shape.rows, shape.wanted, shape.n_candidates,
                        step.n_sampled,     shape.rows != shape.n_rows};
     GraphHandle graph = graphs_.find(key);
-    if (!graph) {
+    if (graph) {
+        NoOps ops;
+        if (!walk(ops)) return Status::error(cancelled, "the step was cancelled");
+    } else {
         if (graphs_.full()) {
             if (Status status = synchronize(stream_); !status.ok()) return status;
         }

@@ -8,7 +8,7 @@ using namespace quantplug::test;
 
 namespace {
 
-const KvSpec kv_options{KvSpec::f16, 8, 16};
+const KvSpec kv_options{KvSpec::f16, 32, 16};  // blocks that every device takes
 
 struct Named {
     std::string name;

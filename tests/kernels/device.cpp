@@ -357,12 +357,16 @@ TEST_CASE("instruction sets and thread counts are chosen by name and number, oth
     }
     CHECK(make_cpu_device(-1, &device).code == invalid_argument);
     CHECK(make_cpu_device(1025, &device).code == invalid_argument);
-    CHECK(cuda_devices().empty());
     ModelSpec spec;
     spec.hidden_size = spec.intermediate_size = spec.n_vocab = spec.n_heads = spec.n_kv_heads = spec.max_positions = 2;
     spec.head_dim = 2;
     spec.compute = Compute::fast;
     CHECK(device->prepare(spec, 1, 1).code == unimplemented);
+    if (!cuda_devices().empty()) return;
+    const Status status = make_cuda_device(0, &device);
+    INFO(status.message);
+    CHECK(status.code == unavailable);
+    CHECK(status.message.find("--device cpu") != std::string::npos);
 }
 
 #if defined(__SSE__)
