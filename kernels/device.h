@@ -58,8 +58,8 @@ struct Row {
 /// device, and that step may still be under way.
 constexpr int32_t chosen_before(int32_t i) { return -1 - i; }
 
-/// A change of one logit before candidates are taken: z' = (z > 0 ? z / repeat : z * repeat) + add, each operation rounded
-/// to FP32. A ban adds -infinity.
+/// A change of one logit before candidates are taken: z' = (z > 0 ? z / repeat : z * repeat) + add, each operation
+/// rounded to FP32. A ban adds -infinity.
 struct Adjust {
     int32_t token = 0;
     float repeat = 1, add = 0;
@@ -81,8 +81,8 @@ struct Wanted {
         logits,      // values gets n_vocab logits
         logprob_of,  // values gets the natural log of the probability of `token`
         candidates,  // StepResult::candidates gets the n ids below Step::n_sampled with the largest adjusted logits,
-                     // largest first, ties to the lower id, NaN and -infinity never; values gets ln sum exp of the logits of all ids, then of the
-                     // adjusted logits of ids below n_sampled
+                     // largest first, ties to the lower id, NaN and -infinity never; values gets ln sum exp of the
+                     // logits of all ids, then of the adjusted logits of ids below n_sampled
     };
     int32_t row = 0;  // index into Step::rows
     What what = logits;
@@ -156,15 +156,15 @@ class QP_KERNELS_API Device {
     virtual bool prefers_candidates() const { return false; }
     /// Idles between two steps unless the next one is submitted before this one's results are waited for.
     virtual bool runs_ahead() const { return false; }
-    /// Rows of different numbers may differ in their last bits for equal tokens before them: the device computes them in
-    /// different ways. A function of the row alone.
+    /// Rows of different numbers may differ in their last bits for equal tokens before them: the device computes them
+    /// in different ways. A function of the row alone.
     virtual int32_t path(int32_t position, int32_t length) const {
         (void)position, (void)length;
         return 0;
     }
 
-    /// Bits of a prompt's rows that depend on nothing but the sequence before them, not on how the prompt was cut in steps.
-    /// Costs a device speed that has a faster product whose sums depend on the number of rows. Before prepare().
+    /// Bits of a prompt's rows that depend on nothing but the sequence before them, not on how the prompt was cut in
+    /// steps. Costs a device speed that has a faster product whose sums depend on the number of rows. Before prepare().
     virtual void set_deterministic(bool on) { (void)on; }
 
     // Parts: a split device has several, each with its memory and its layers (LayerSpec::device). Plans, `memory`,
@@ -174,7 +174,9 @@ class QP_KERNELS_API Device {
     /// Bytes that can be allocated on the device now; nothing where it allocates from the host's memory.
     virtual std::optional<uint64_t> free_memory() const { return std::nullopt; }
     /// Room for `weights` bytes in one piece; a device without it takes memory as it comes.
-    virtual Status reserve(uint64_t weights) { return weights == UINT64_MAX ? Status::error(resource_exhausted, "the weights do not fit") : Status{}; }
+    virtual Status reserve(uint64_t weights) {
+        return weights == UINT64_MAX ? Status::error(resource_exhausted, "the weights do not fit") : Status{};
+    }
 
     // Plans: computed from shapes alone; equal to what is then allocated.
     virtual uint64_t matrix_bytes(const MatrixShape& shape) const = 0;
@@ -198,7 +200,7 @@ class QP_KERNELS_API Device {
 
     /// Two steps may be under way. Refusals come from wait. What `step` points to lives until the wait.
     virtual Ticket submit(const ModelSpec& spec, const Step& step, const Walk& walk) = 0;
-    virtual Status wait(Ticket ticket, StepResult* out) = 0;                               // once per ticket
+    virtual Status wait(Ticket ticket, StepResult* out) = 0;  // once per ticket
     virtual bool finished(Ticket ticket) = 0;
 };
 

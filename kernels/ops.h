@@ -58,8 +58,8 @@ class BlockOps : public Ops {
 
  protected:
     // Every primitive covers all rows of its input slot.
-    virtual void load_hidden(Slot out) = 0;   // out = Step::hidden_in
-    virtual void store_hidden(Slot x) = 0;    // StepResult::hidden = x, all rows
+    virtual void load_hidden(Slot out) = 0;  // out = Step::hidden_in
+    virtual void store_hidden(Slot x) = 0;   // StepResult::hidden = x, all rows
     virtual void embed_rows(Matrix embedding, float scale,
                             Slot out) = 0;  // out[r] = scale * embedding row of Step::rows[r].token
     virtual void add_positions(Matrix table, int32_t offset,
@@ -80,7 +80,7 @@ class BlockOps : public Ops {
                           int32_t width) = 0;  // gate = act(gate) * up; up none: act(gate)
 
     // Experts. The rows of the expert slots are those that chose the expert of the latest `gather`.
-    virtual void route(const MoeSpec&, Slot chosen) = 0;                        // router logits -> weights, in place
+    virtual void route(const MoeSpec&, Slot chosen) = 0;  // router logits -> weights, in place
     // A device that overrides run_experts has no need of these three.
     virtual bool gather(int32_t expert, Slot chosen, Slot x, Slot out);     // false: no row chose it
     virtual void scatter(int32_t expert, Slot chosen, Slot from, Slot to);  // to[row] += weight * from

@@ -135,7 +135,7 @@ class Model {
     void finish(StepUnderWay& step);
     void finish_all();
 
-    DeviceQueue device_queue_;  // turns on the device, and what follows
+    DeviceQueue device_queue_;                              // turns on the device, and what follows
     std::vector<std::shared_ptr<StepUnderWay>> under_way_;  // oldest first
     std::shared_ptr<StepUnderWay> latest_;                  // under way or not
     std::unique_ptr<BlockPool> blocks_;

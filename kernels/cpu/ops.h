@@ -134,7 +134,7 @@ class CpuOps final : public BlockOps {
     };
     /// Wanted::candidates of one row, which is as it was afterwards. `sums`: of all, of the adjusted below n_sampled.
     void choose_candidates(const Wanted& wanted, float* logits, int32_t n_vocab, Chooser& chooser, Candidate* out,
-                double sums[2]) const;
+                           double sums[2]) const;
 
     // ops.cpp
     void norm(const NormSpec&, Slot x, int32_t width, Slot out) override;

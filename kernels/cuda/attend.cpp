@@ -10,11 +10,14 @@ namespace cuda {
 
 KvBytes kv_layer_bytes(const ModelSpec& spec, const KvSpec& kv) {
     const uint64_t width = round_up(count_of(spec.head_dim), 32);
-    const uint64_t tokens = saturating_mul(saturating_mul(count_of(kv.n_blocks), count_of(kv.block_tokens)),
-                                           count_of(spec.n_kv_heads));
+    const uint64_t tokens =
+        saturating_mul(saturating_mul(count_of(kv.n_blocks), count_of(kv.block_tokens)), count_of(spec.n_kv_heads));
     KvBytes bytes;
     const uint64_t values = saturating_mul(tokens, width);
-    bytes.codes = round_up(kv.type == KvSpec::f16 ? saturating_mul(values, 2) : kv.type == KvSpec::q8 ? values : values / 2, 256);
+    bytes.codes = round_up(kv.type == KvSpec::f16  ? saturating_mul(values, 2)
+                           : kv.type == KvSpec::q8 ? values
+                                                   : values / 2,
+                           256);
     bytes.scales = round_up(kv.type == KvSpec::q8   ? saturating_mul(tokens, 2)
                             : kv.type == KvSpec::q4 ? saturating_mul(tokens, width / 32 * 2)
                                                     : 0,
@@ -145,7 +148,7 @@ Activations CudaOps::rope_append_attend(const ModelSpec& spec, const LayerSpec& 
     }
     if (packed) {
         void_[size_t(Slot::attended)] = true;
-        ready_[size_t(OperandRole::attended)] = {Slot::attended, o.order, launch.packed};
+        ready_[size_t(OperandRole::attended)] = {Slot::attended, o.order, launch.packed, {}};
     }
     return handle(Slot::attended);
 }

@@ -29,7 +29,7 @@ struct AttentionLaunch {
     int32_t n_heads = 0;
     float* qkv = nullptr;  // (all rows of the step, qkv_ld)
     int64_t qkv_ld = 0;
-    AngleView angles;        // half 0: q and k are not turned (here)
+    AngleView angles;         // half 0: q and k are not turned (here)
     NormView q_norm, k_norm;  // of each head before RoPE; kind 0: none (here)
     float scale = 0, softcap = 0;
     int32_t window = 0;
@@ -43,15 +43,15 @@ struct AttentionLaunch {
     Saturation* saturation = nullptr;
 };
 
-/// Head norms and RoPE of q and k, in place in qkv; keys and values into the cache. Dummies: nothing. Rows of a sequence
-/// whose positions / 8 are equal follow each other without a gap, by rising position: they share words of q4.
+/// Head norms and RoPE of q and k, in place in qkv; keys and values into the cache. Dummies: nothing. Rows of a
+/// sequence whose positions / 8 are equal follow each other without a gap, by rising position: they share words of q4.
 void rope_append(Queue& queue, const AttentionLaunch& launch);
 
 constexpr int32_t decode_max_chunks = 64;
-/// Rows of different sequences, each against the cache up to its position. Chunks of 256 positions (512, 1024 ... where a
-/// row sees so many that there would be more than decode_max_chunks) are summed apart and joined in their order, so that a
-/// row's bits depend on its sequence alone. Dummies: zeros.
-/// `append`: does rope_append's work too (then no two rows of the launch belong to one sequence); q stays unturned in qkv.
+/// Rows of different sequences, each against the cache up to its position. Chunks of 256 positions (512, 1024 ... where
+/// a row sees so many that there would be more than decode_max_chunks) are summed apart and joined in their order, so
+/// that a row's bits depend on its sequence alone. Dummies: zeros. `append`: does rope_append's work too (then no two
+/// rows of the launch belong to one sequence); q stays unturned in qkv.
 struct DecodeWorkspace {
     float* partials = nullptr;     // aligned to 16 bytes
     uint32_t* counters = nullptr;  // zeros before and after
@@ -61,7 +61,8 @@ uint64_t decode_workspace_counters(int32_t rows, int32_t n_heads);
 void decode_attention(Queue& queue, const AttentionLaunch& launch, bool append, const DecodeWorkspace& workspace,
                       int32_t max_positions, int32_t n_multiprocessors);
 
-/// Consecutive rows of the step with consecutive positions of one sequence: at most prefill_tile_rows. In device memory.
+/// Consecutive rows of the step with consecutive positions of one sequence: at most prefill_tile_rows. In device
+/// memory.
 struct RowTile {
     int32_t first_row, n_rows;
 };

@@ -23,7 +23,8 @@ Status CudaDevice::guarded(Work&& work) const {
     try {
         return work();
     } catch (const std::bad_alloc&) {
-        return Status::error(resource_exhausted, "there is no host memory; take a smaller model or context, or free memory");
+        return Status::error(resource_exhausted,
+                             "there is no host memory; take a smaller model or context, or free memory");
     }
 }
 
@@ -69,8 +70,9 @@ CudaDevice::~CudaDevice() {
 }
 
 std::string CudaDevice::describe() const {
-    return "cuda:" + std::to_string(ordinal_) + " (" + facts_.name + ", compute capability " + std::to_string(facts_.major) +
-           "." + std::to_string(facts_.minor) + (blas_ ? std::string(", ") + blas_->version() : std::string()) + ")";
+    return "cuda:" + std::to_string(ordinal_) + " (" + facts_.name + ", compute capability " +
+           std::to_string(facts_.major) + "." + std::to_string(facts_.minor) +
+           (blas_ ? std::string(", ") + blas_->version() : std::string()) + ")";
 }
 
 std::optional<uint64_t> CudaDevice::free_memory() const {
@@ -217,8 +219,8 @@ Status CudaDevice::prepare(const ModelSpec& spec, int32_t max_rows, int32_t max_
             Status status = lane.buffer.prepare(layout, scratch.data() + layout.step.offset);
             const uint64_t wanted = uint64_t(layout.max_wanted);
             if (status.ok()) {
-                status = Block::make(wanted * (sizeof(RowAnswer) + most_candidates * sizeof(CandidateRecord)), Block::host,
-                                     &lane.answers);
+                status = Block::make(wanted * (sizeof(RowAnswer) + most_candidates * sizeof(CandidateRecord)),
+                                     Block::host, &lane.answers);
             }
             if (status.ok() && spec.has_head)
                 status = Block::make(wanted * count_of(spec.n_vocab) * sizeof(float), Block::host, &lane.logits);
@@ -241,7 +243,8 @@ Status CudaDevice::make_kv(const ModelSpec& spec, const KvSpec& kv, Kv* out) {
     return guarded([&] {
         if (Status status = check_kv(spec, kv); !status.ok()) return status;
         if (kv.type == KvSpec::f32)
-            return Status::error(unimplemented, "a CUDA device keeps its cache in f16, q8 or q4; take one of them instead of f32");
+            return Status::error(unimplemented,
+                                 "a CUDA device keeps its cache in f16, q8 or q4; take one of them instead of f32");
         if (kv.block_tokens % least_block_tokens) {
             return Status::error(invalid_argument, "block_tokens is " + std::to_string(kv.block_tokens) +
                                                        "; on a CUDA device it is a multiple of " +

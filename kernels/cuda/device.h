@@ -18,8 +18,9 @@ namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cuda {
 
-/// Steps go to one stream: the step's rows to device memory, its kernels (as a captured graph where it is decode of up to
-/// most_graph_rows sequences, one by one otherwise), its answers back to pinned memory, an event. Two may be under way.
+/// Steps go to one stream: the step's rows to device memory, its kernels (as a captured graph where it is decode of up
+/// to most_graph_rows sequences, one by one otherwise), its answers back to pinned memory, an event. Two may be under
+/// way.
 class CudaDevice final : public Device, private Handles {
  public:
     static Status make(int32_t ordinal, std::unique_ptr<Device>* out);
@@ -51,8 +52,10 @@ class CudaDevice final : public Device, private Handles {
     Status wait(Ticket ticket, StepResult* out) override;
     bool finished(Ticket ticket) override;
 
-    /// For comparisons: steps as single launches, kernels that wait for each other's end.
+    /// For comparisons: steps as single launches, norms by themselves, kernels that wait for each other's end.
     void use_graphs(bool on) { use_graphs_ = on; }
+    /// RMS norms of decode within the products around them (CudaOps::FoldedNorm), or as kernels of their own.
+    void use_folded_norms(bool on) { ops_.fold_norms = on; }
     void use_dependent_launch(bool on) { queue_.dependent_launch = on; }
     size_t n_graphs() const { return graphs_.size(); }
     /// FP16 stores that saturated so far. Waits for the steps under way.
@@ -85,7 +88,8 @@ class CudaDevice final : public Device, private Handles {
     Status run(const ModelSpec& spec, const Step& step, const Walk& walk, Pending* pending);
     Status check(const ModelSpec& spec, const Step& step);
     Status enqueue(const ModelSpec& spec, const Step& step, const Walk& walk, Lane& lane, Pending* pending);
-    Status run_walk(const ModelSpec& spec, const Step& step, const Walk& walk, const Lane& lane, const StepShape& shape);
+    Status run_walk(const ModelSpec& spec, const Step& step, const Walk& walk, const Lane& lane,
+                    const StepShape& shape);
     Status fetch(const ModelSpec& spec, const Step& step, Lane& lane, const StepShape& shape);
     Status collect(const Pending& pending, const Lane& lane, StepResult* out) const;
     Status wait_for(Lane& lane);
@@ -102,8 +106,8 @@ class CudaDevice final : public Device, private Handles {
     bool use_graphs_ = true, deterministic_ = false;
 
     Slabs weights_;
-    std::vector<uint8_t> image_;                 // of the matrix that is packed
-    std::vector<std::vector<int32_t>> orders_;   // the row orders that matrices have
+    std::vector<uint8_t> image_;                // of the matrix that is packed
+    std::vector<std::vector<int32_t>> orders_;  // the row orders that matrices have
     Block scratch_;
     std::vector<std::optional<StoredKv>> kv_{1};
     CudaOps ops_;

@@ -63,7 +63,8 @@ Status CudaDevice::check(const ModelSpec& spec, const Step& step) {
         checked_spec_ = spec.layers.data();
         checked_layers_ = spec.layers.size();
     }
-    if (kv->n_layers != int32_t(spec.layers.size()) || kv->n_kv_heads != spec.n_kv_heads || kv->head_dim != spec.head_dim)
+    if (kv->n_layers != int32_t(spec.layers.size()) || kv->n_kv_heads != spec.n_kv_heads ||
+        kv->head_dim != spec.head_dim)
         return Status::error(invalid_argument, "the step's KV cache was made for a model of other dimensions");
     return check_step(spec, step, kv->spec, max_rows_, max_wanted_, slots_, &before_);
 }
@@ -110,7 +111,8 @@ Status CudaDevice::run(const ModelSpec& spec, const Step& step, const Walk& walk
 
 Status CudaDevice::enqueue(const ModelSpec& spec, const Step& step, const Walk& walk, Lane& lane, Pending* pending) {
     StepShape shape;
-    if (Status status = lane.buffer.write(step, find_kv(step.kv)->spec.block_tokens, &shape); !status.ok()) return status;
+    if (Status status = lane.buffer.write(step, find_kv(step.kv)->spec.block_tokens, &shape); !status.ok())
+        return status;
     pending->n_candidates = shape.n_candidates;
     if (Status status = lane.buffer.upload(stream_); !status.ok()) return status;
     const uint64_t row_bytes = uint64_t(spec.hidden_size) * sizeof(float);
@@ -133,8 +135,9 @@ Status CudaDevice::enqueue(const ModelSpec& spec, const Step& step, const Walk& 
         if (Status status = run_walk(spec, step, walk, lane, shape); !status.ok()) return status;
         return fetch(spec, step, lane, shape);
     }
-    const GraphKey key{spec.layers.data(), step.kv.id,   shape.rows, shape.wanted, shape.n_candidates,
-                       step.n_sampled,     shape.rows != shape.n_rows};
+    const GraphKey key{
+        spec.layers.data(),         step.kv.id,     shape.rows, shape.wanted, shape.n_candidates, step.n_sampled,
+        shape.rows != shape.n_rows, ops_.fold_norms};
     GraphHandle graph = graphs_.find(key);
     if (graph) {
         NoOps ops;
@@ -157,8 +160,8 @@ Status CudaDevice::enqueue(const ModelSpec& spec, const Step& step, const Walk& 
 Status CudaDevice::run_walk(const ModelSpec& spec, const Step& step, const Walk& walk, const Lane& lane,
                             const StepShape& shape) {
     StepResult unused;
-    ops_.begin_step(spec, step, *find_kv(step.kv), lane.buffer, shape, &queue_,
-                    deterministic_ ? nullptr : blas_.get(), &unused);
+    ops_.begin_step(spec, step, *find_kv(step.kv), lane.buffer, shape, &queue_, deterministic_ ? nullptr : blas_.get(),
+                    &unused);
     const bool done = walk(ops_);
     const Status launched = queue_.take_status();
     if (!done) return Status::error(cancelled, "the step was cancelled");
@@ -188,7 +191,8 @@ Status CudaDevice::fetch(const ModelSpec& spec, const Step& step, Lane& lane, co
         for (int32_t i = 0; i < shape.n_wanted; ++i) {
             if (step.wanted[size_t(i)].what != Wanted::logits) continue;
             const uint64_t bytes = uint64_t(spec.n_vocab) * sizeof(float);
-            if (Status status = copy_to_host(stream_, lane.logits.data() + uint64_t(i) * bytes, logits.x + i * logits.ld, bytes);
+            if (Status status =
+                    copy_to_host(stream_, lane.logits.data() + uint64_t(i) * bytes, logits.x + i * logits.ld, bytes);
                 !status.ok())
                 return status;
         }

@@ -33,7 +33,8 @@ Status CudaOps::make_expert_tables(const ModelSpec& spec, StreamHandle stream) {
         if (moe.experts[0].gate.id) tables.gates = device;
         tables.ups = device + n;
         tables.downs = device + 2 * n;
-        if (Status status = copy_to_device(stream, device, views.data(), views.size() * sizeof(MatrixView)); !status.ok())
+        if (Status status = copy_to_device(stream, device, views.data(), views.size() * sizeof(MatrixView));
+            !status.ok())
             return status;
         if (Status status = synchronize(stream); !status.ok()) return status;
         device += 3 * n;
@@ -57,7 +58,8 @@ void CudaOps::run_experts(const ModelSpec& spec, const LayerSpec& layer) {
 void CudaOps::run_expert_rows(const ModelSpec& spec, const LayerSpec& layer, const ExpertTables& tables, int32_t row0,
                               int32_t n) {
     const MoeSpec& moe = layer.moe;
-    const int32_t hidden = spec.hidden_size, inner = spec.expert_intermediate_size, n_experts = int32_t(moe.experts.size());
+    const int32_t hidden = spec.hidden_size, inner = spec.expert_intermediate_size,
+                  n_experts = int32_t(moe.experts.size());
     const auto from_row = [&](Slot slot) {
         const RowsView rows_view = rows_of(slot);
         return RowsView{rows_view.x + int64_t(row0) * rows_view.ld, rows_view.ld};
@@ -94,7 +96,9 @@ void CudaOps::run_expert_rows(const ModelSpec& spec, const LayerSpec& layer, con
     const auto operand = [&](OperandRole role, RowsView x, bool by_row, int32_t width, const MatrixView* table,
                              const MatrixView& shape, int32_t exponent) {
         if (routed.max_pairs > rows_that_fit(role, shape.k_padded)) {
-            fail(unimplemented, "experts whose groups are padded to more than an eighth do not fit the CUDA device's scratch; use the CPU");
+            fail(unimplemented,
+                 "experts whose groups are padded to more than an eighth do not fit the CUDA device's scratch; use the "
+                 "CPU");
             return Operand{};
         }
         PairOperandLaunch launch;
@@ -123,12 +127,15 @@ void CudaOps::run_expert_rows(const ModelSpec& spec, const LayerSpec& layer, con
     const int32_t exponent = normed_[size_t(Slot::normed)] ? 0 : 6;
     const RowsView normed = from_row(Slot::normed);
     const MatrixView* first = tables.gates ? tables.gates : tables.ups;
-    const Operand x = operand(OperandRole::pairs, normed, true, hidden, first, tables.gates ? tables.gate : tables.up, exponent);
+    const Operand x =
+        operand(OperandRole::pairs, normed, true, hidden, first, tables.gates ? tables.gate : tables.up, exponent);
     Operand h;
     if (tables.one_order) {
         h = operand_buffer(OperandRole::pair_hidden, tables.down.k_padded, 6);
         if (routed.max_pairs > rows_that_fit(OperandRole::pair_hidden, tables.down.k_padded))
-            fail(unimplemented, "experts whose groups are padded to more than an eighth do not fit the CUDA device's scratch; use the CPU");
+            fail(unimplemented,
+                 "experts whose groups are padded to more than an eighth do not fit the CUDA device's scratch; use the "
+                 "CPU");
         ExpertGatedLaunch launch;
         launch.gates = tables.gates;
         launch.ups = tables.ups;
@@ -156,8 +163,8 @@ void CudaOps::run_expert_rows(const ModelSpec& spec, const LayerSpec& layer, con
     }
     multiply_pairs(tables.downs, tables.down, h, Slot::expert_out);
     if (status().ok())
-        combine_pairs(*queue_, rows_of(Slot::expert_out), routing.row_pairs, routing.pair_weight, header, moe.top_k, hidden,
-                      n, from_row(Slot::expert_sum));
+        combine_pairs(*queue_, rows_of(Slot::expert_out), routing.row_pairs, routing.pair_weight, header, moe.top_k,
+                      hidden, n, from_row(Slot::expert_sum));
 }
 
 }  // namespace cuda

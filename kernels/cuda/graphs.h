@@ -16,6 +16,7 @@ struct GraphKey {
     uint32_t kv = 0;
     int32_t rows = 0, wanted = 0, n_candidates = 0, n_sampled = 0;
     bool prefix = false;  // dummies among the rows
+    bool folded = false;  // norms
     bool operator==(const GraphKey&) const = default;
 };
 

@@ -1,15 +1,15 @@
 // How a CUDA device holds a matrix, quantised or plain, of either format.
 //
-// W (K, N) lies in blocks of 16 columns ("column block"), each cut along K' in chunks of 64 rows. K' is the sorted rows in
-// sections of one width, widest first, every section padded to a multiple of 128 rows; `gather` says which input a row of
-// K' takes (-1: padding, whose code decodes to exactly 0). A chunk of b bits is 32 lanes x b words of 32 bits; what a lane
-// holds is exactly its part of the A operand of four mma.m16n8k16, so that neither shared memory nor a shuffle moves it:
-// with g = lane / 4, t = lane % 4, pair p = 4 s + r (k-step s, A register r) holds
+// W (K, N) lies in blocks of 16 columns ("column block"), each cut along K' in chunks of 64 rows. K' is the sorted rows
+// in sections of one width, widest first, every section padded to a multiple of 128 rows; `gather` says which input a
+// row of K' takes (-1: padding, whose code decodes to exactly 0). A chunk of b bits is 32 lanes x b words of 32 bits;
+// what a lane holds is exactly its part of the A operand of four mma.m16n8k16, so that neither shared memory nor a
+// shuffle moves it: with g = lane / 4, t = lane % 4, pair p = 4 s + r (k-step s, A register r) holds
 //     column g + 8 (r & 1),  rows fragment_row(lane, p, 0) and fragment_row(lane, p, 1), which are neighbours.
 // The order of rows within a chunk is such that the B fragments of two k-steps are 8 consecutive FP16 activations.
-// Widths: 2, 3, 4, 5, 6, 8 (7-bit codes are packed as 8), and 16 for plain matrices (FP16 times a power of two per column).
-// Scales: (column blocks, groups, 8) pairs of FP16 {column g, column g + 8}; zero points likewise pairs of bytes.
-// Source: the fragment tables of PTX ISA, "Matrix Fragments for mma.m16n8k16".
+// Widths: 2, 3, 4, 5, 6, 8 (7-bit codes are packed as 8), and 16 for plain matrices (FP16 times a power of two per
+// column). Scales: (column blocks, groups, 8) pairs of FP16 {column g, column g + 8}; zero points likewise pairs of
+// bytes. Source: the fragment tables of PTX ISA, "Matrix Fragments for mma.m16n8k16".
 #pragma once
 
 #include "kernels/cuda/qualifiers.h"
@@ -20,7 +20,7 @@ namespace cuda {
 
 constexpr int32_t block_columns = 16;
 constexpr int32_t chunk_rows = 64;
-constexpr int32_t slab_rows = 32;     // half a chunk: the smallest group
+constexpr int32_t slab_rows = 32;  // half a chunk: the smallest group
 constexpr int32_t section_rows = 128;
 constexpr int32_t max_sections = 6;
 constexpr int32_t max_splits = 16;

@@ -15,9 +15,7 @@ namespace {
 constexpr int32_t n_runs = 9;
 
 // Far beyond any L2, and no more than a quarter of what is free.
-uint64_t copy_bytes(uint64_t free_bytes) {
-    return std::min(uint64_t(1) << 30, free_bytes / 8) / 4096 * 4096;
-}
+uint64_t copy_bytes(uint64_t free_bytes) { return std::min(uint64_t(1) << 30, free_bytes / 8) / 4096 * 4096; }
 
 struct Timers {
     cuda::StreamHandle stream = nullptr;

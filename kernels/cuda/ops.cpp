@@ -21,6 +21,10 @@ void CudaOps::begin_step(const ModelSpec& spec, const Step& step, const StoredKv
     blas_ = blas;
     pending_ = {};
     for (Ready& ready : ready_) ready = {};
+    fold_target_ = {};
+    folded_ = {};
+    squares_ = {};
+    squares_at_ = 0;
     std::fill(std::begin(normed_), std::end(normed_), false);
     std::fill(std::begin(void_), std::end(void_), false);
 }
@@ -57,6 +61,7 @@ RowsView CudaOps::read(Slot slot) {
         launch.rows = rows(slot);
         launch.norm = pending_.norm;
         launch.normed = rows_of(slot);
+        launch.squares = squares_of(pending_.from, pending_.norm);
         prepare(*queue_, launch);
         void_[size_t(slot)] = false;
     }
@@ -79,13 +84,19 @@ void CudaOps::drop(Slot source) {
         if (ready.slot == source) ready = {};
     }
     if (pending_.there && pending_.to == source) pending_.there = false;
+    if (source == Slot::residual) {
+        folded_ = {};
+        squares_ = {};
+    }
 }
 
 void CudaOps::norm(const NormSpec& spec, Slot x, int32_t width, Slot out) {
     if (spec.kind == NormSpec::none && x == out) return;
     read(x);
-    if (x != out) write(out);
-    else drop(out);
+    if (x != out)
+        write(out);
+    else
+        drop(out);
     if (pending_.there) void_[size_t(pending_.to)] = true;
     pending_ = {true, view_of(spec), x, out, width};
     normed_[size_t(out)] = spec.kind != NormSpec::none;
@@ -94,7 +105,9 @@ void CudaOps::norm(const NormSpec& spec, Slot x, int32_t width, Slot out) {
 // ---------------------------------------------------------------- operands
 
 OperandRole CudaOps::role_of(Slot slot) {
-    return slot == Slot::attended ? OperandRole::attended : slot == Slot::gate ? OperandRole::gated : OperandRole::general;
+    return slot == Slot::attended ? OperandRole::attended
+           : slot == Slot::gate   ? OperandRole::gated
+                                  : OperandRole::general;
 }
 
 int32_t CudaOps::rows_that_fit(OperandRole role, int32_t k_padded) const {
@@ -105,26 +118,37 @@ Operand CudaOps::operand_buffer(OperandRole role, int32_t k_padded, int32_t expo
     return {reinterpret_cast<uint16_t*>(memory_ + layout_.operands[size_t(role)].offset), k_padded, exponent};
 }
 
-Operand CudaOps::operand_of(const StoredMatrix& matrix, Slot x, int32_t row0, int32_t n) {
+CudaOps::Ready CudaOps::operand_of(const StoredMatrix& matrix, Slot x, int32_t row0, int32_t n) {
     const OperandRole role = role_of(x);
     Ready& ready = ready_[size_t(role)];
     const bool whole = row0 == 0 && n == rows(x);
-    if (whole && ready.slot == x && ready.order == matrix.order) return ready.operand;
+    if (whole && ready.slot == x && ready.order == matrix.order) return ready;
     const bool due = pending_.there && pending_.to == x;
     const RowsView from = due ? rows_of(pending_.from) : read(x);
     // Behind a norm values are of order one, and attention's are within those of the cache, which are FP16.
     const bool bounded = normed_[size_t(x)] || x == Slot::attended;
+    Ready made{x, matrix.order, operand_buffer(role, matrix.view.k_padded, bounded ? 0 : 6), {}};
+    int32_t first = row0;
+    if (const FoldedNorm* fold = folded(matrix, x); fold && whole) {
+        made.operand = fold->operand;
+        made.fold = fold->in;
+        first = decode_rows(x);
+    } else if (role == OperandRole::general) {
+        folded_ = {};  // it lies in this buffer
+    }
     PrepareLaunch launch;
-    launch.x = {from.x + row0 * from.ld, from.ld};
+    launch.x = {from.x + first * from.ld, from.ld};
     launch.width = matrix.view.k;
-    launch.rows = n;
+    launch.rows = row0 + n - first;
     if (due) launch.norm = pending_.norm;
+    if (due && first == row0 && fits_always(role, matrix)) launch.squares = squares_of(pending_.from, pending_.norm);
     launch.matrix = matrix.view;
-    launch.operand = operand_buffer(role, matrix.view.k_padded, bounded ? 0 : 6);
+    launch.operand = made.operand;
+    launch.operand.x += int64_t(first - row0) * made.operand.ld;
     launch.saturation = saturation();
     prepare(*queue_, launch);
-    ready = whole ? Ready{x, matrix.order, launch.operand} : Ready{};
-    return launch.operand;
+    ready = whole ? made : Ready{};
+    return made;
 }
 
 // ---------------------------------------------------------------- products
@@ -140,12 +164,15 @@ void CudaOps::multiply(const ProductLaunch& launch, int32_t row0, int32_t n, int
     const int32_t middle = std::clamp(n_decode, row0, row0 + n);
     if (middle > row0) product(*queue_, part(row0, middle));
     if (middle == row0 + n) return;
+    ProductLaunch prompts = part(middle, row0 + n);
+    prompts.fold_in = {};
+    prompts.fold_out = {};
     int32_t widest = 0;
     for (int32_t i = 0; i < launch.n_matrices; ++i) widest = std::max(widest, launch.matrices[i].k_padded);
     if (gemm_scratch_halves(widest) * sizeof(uint16_t) <= layout_.decoded.bytes)
-        gemm_product(*queue_, blas_, part(middle, row0 + n), at<uint16_t>(layout_.decoded));
+        gemm_product(*queue_, blas_, prompts, at<uint16_t>(layout_.decoded));
     else  // more padding than usual
-        product(*queue_, part(middle, row0 + n));
+        product(*queue_, prompts);
 }
 
 void CudaOps::project_together(std::span<const Target> targets, Slot x, Slot out, Store store) {
@@ -161,12 +188,16 @@ void CudaOps::project_together(std::span<const Target> targets, Slot x, Slot out
     launch.store = store;
     for (int32_t row0 = 0; row0 < count; row0 += at_once) {
         const int32_t n = std::min(at_once, count - row0);
-        launch.x = operand_of(first, x, row0, n);
+        const Ready ready = operand_of(first, x, row0, n);
+        launch.x = ready.operand;
+        launch.fold_in = ready.fold;
         const RowsView to = row0 == 0 ? (store == Store::add ? read(out) : rows_of(out)) : rows_of(out);
+        if (store == Store::add && out == Slot::residual && n == count && n_decode > 0) launch.fold_out = fold_out();
         if (row0 == 0) write(out);
         launch.out = to.x;
         launch.ld = to.ld;
         multiply(launch, row0, n, n_decode);
+        if (launch.fold_out.packed.x) keep_fold(launch.fold_out);
     }
 }
 
@@ -191,7 +222,8 @@ void CudaOps::gate_up(Activation activation, const Mlp& mlp, int32_t inner, Slot
                       count <= rows_that_fit(OperandRole::gated, down.view.k_padded);
     if (!one_order || !fits) return BlockOps::gate_up(activation, mlp, inner, x, gate, up);
 
-    const Operand operand = operand_of(up_matrix, x, 0, count);
+    const Ready ready = operand_of(up_matrix, x, 0, count);
+    const Operand& operand = ready.operand;
     const Operand packed = operand_buffer(OperandRole::gated, down.view.k_padded, 6);
     const RowsView gates = write(gate), ups = write(up);
     if (n_decode > 0) {
@@ -204,6 +236,7 @@ void CudaOps::gate_up(Activation activation, const Mlp& mlp, int32_t inner, Slot
         launch.packed = packed;
         launch.down = down.view;
         launch.saturation = saturation();
+        launch.fold_in = ready.fold;
         gated_product(*queue_, launch);
     }
     if (const int32_t n_prompt = count - n_decode; n_prompt > 0) {
@@ -234,7 +267,7 @@ void CudaOps::gate_up(Activation activation, const Mlp& mlp, int32_t inner, Slot
         cuda::activate(*queue_, act);
     }
     void_[size_t(gate)] = void_[size_t(up)] = true;  // it lies in the operand alone
-    ready_[size_t(OperandRole::gated)] = {gate, down.order, packed};
+    ready_[size_t(OperandRole::gated)] = {gate, down.order, packed, {}};
 }
 
 // ---------------------------------------------------------------- element by element

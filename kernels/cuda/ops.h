@@ -1,5 +1,5 @@
-// The block ops on a CUDA device: every primitive is a kernel on the device's queue, products take their operands from the
-// kernels before where those could write them.
+// The block ops on a CUDA device: every primitive is a kernel on the device's queue, products take their operands from
+// the kernels before where those could write them.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +46,9 @@ class CudaOps final : public BlockOps {
     std::vector<StoredMatrix> matrices{1};
     std::vector<StoredVector> vectors{1};
 
+    /// RMS norms of decode rows are folded into the products around them, where that is possible.
+    bool fold_norms = true;
+
     void set_scratch(const ScratchLayout& layout, uint8_t* memory, int32_t n_multiprocessors) {
         layout_ = layout;
         memory_ = memory;
@@ -77,6 +80,8 @@ class CudaOps final : public BlockOps {
     // ops.cpp
     void norm(const NormSpec&, Slot x, int32_t width, Slot out) override;
     void project(Matrix w, Slot x, Slot out, int32_t column, Store store) override;
+    void project_add(const ModelSpec&, const LayerSpec&, Activations attended, Activations x) override;
+    void down_add(const ModelSpec&, const LayerSpec&, Activations h, Activations x) override;
     void project_qkv(const ModelSpec&, const LayerSpec&, Slot x, Slot out) override;
     void gate_up(Activation, const Mlp&, int32_t inner, Slot x, Slot gate, Slot up) override;
     void add_scaled(Slot from, float scale, int32_t width, Slot to) override;
@@ -105,6 +110,20 @@ class CudaOps final : public BlockOps {
         Slot slot = Slot::none;
         uint32_t order = 0;
         Operand operand;
+        FoldIn fold;  // of the rows that are computed as decode
+    };
+    /// The norm that follows a product into the residual stream, and a matrix of those that alone read it.
+    struct FoldTarget {
+        const NormSpec* norm = nullptr;  // null: none
+        Matrix reader;
+    };
+    /// A norm of the residual stream's decode rows whose operand lies in its buffer, for want of a factor.
+    struct FoldedNorm {
+        bool there = false;
+        const float* weight = nullptr;
+        uint32_t order = 0;
+        Operand operand;
+        FoldIn in;
     };
 
     int32_t rows(Slot slot) const;         // launched
@@ -122,8 +141,21 @@ class CudaOps final : public BlockOps {
     Operand operand_buffer(OperandRole role, int32_t k_padded, int32_t exponent) const;
     /// x in the matrix's order, as a kernel before left it or prepared now. Where not all rows fit: rows row0 .. row0 +
     /// n - 1 alone, as rows 0 .. of the operand.
-    Operand operand_of(const StoredMatrix& matrix, Slot x, int32_t row0, int32_t n);
-    /// Rows [row0, row0 + n) of a launch whose x and out are row 0's.
+    Ready operand_of(const StoredMatrix& matrix, Slot x, int32_t row0, int32_t n);
+    // folded.cpp
+    bool fits_always(OperandRole role, const StoredMatrix& matrix) const;
+    FoldTarget target(const NormSpec& norm, Matrix reader) const;
+    FoldTarget mlp_target(const LayerSpec& layer) const;
+    FoldTarget attention_target(const LayerSpec& layer) const;
+    RowSquares squares_buffer(int32_t i, int32_t n) const;
+    /// Where a norm of `from` that is prepared leaves its sums of squares, for the fold that follows.
+    RowSquares squares_of(Slot from, const NormView& norm);
+    /// What the product to the residual stream leaves for fold_target_; nothing where it cannot.
+    FoldOut fold_out();
+    void keep_fold(const FoldOut& out);
+    const FoldedNorm* folded(const StoredMatrix& matrix, Slot x) const;
+
+    /// Rows [row0, row0 + n) of a launch whose out is row 0's, and x row row0's; folds are those of decode rows.
     void multiply(const ProductLaunch& launch, int32_t row0, int32_t n, int32_t n_decode);
     struct Target {
         Matrix w;
@@ -157,6 +189,10 @@ class CudaOps final : public BlockOps {
     Blas* blas_ = nullptr;
     PendingNorm pending_;
     Ready ready_[size_t(OperandRole::count)];
+    FoldTarget fold_target_;
+    FoldedNorm folded_;
+    RowSquares squares_;                     // of the residual stream as it is; x null: not known
+    int32_t squares_at_ = 0;                 // the buffer of them, 0 or 1
     bool normed_[size_t(Slot::count)] = {};  // holds a norm's result: values of order one
     bool void_[size_t(Slot::count)] = {};    // holds nothing that may be read
     std::vector<ExpertTables> experts_;      // by layer

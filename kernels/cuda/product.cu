@@ -48,6 +48,10 @@ QP_KERNEL QP_BOUNDS(NB == 1 ? 512 : 256, 1) product_kernel(QP_PARAM ProductArgum
         reinterpret_cast<ProductBlock*>(dynamic_shared() + at.n_warps * warp_bytes(NB, a.form, a.two_ranges));
     if constexpr (NB == 1) {
         if (threadIdx.x == 0) *kept = at;
+        if (threadIdx.x == 0 && a.fold_weight) {
+            prefetch_l2(a.fold_weight + block_columns * at.block);
+            prefetch_l2(a.scatter + block_columns * at.block);
+        }
         sync_block();
     }
     const ProductBlock& block = NB == 1 ? *kept : at;
@@ -55,6 +59,7 @@ QP_KERNEL QP_BOUNDS(NB == 1 ? 512 : 256, 1) product_kernel(QP_PARAM ProductArgum
     for (int j = 0; j < (a.form == ProductForm::gated ? 2 : 1); ++j) sum_ranges<NB, Zeros>(a, block, j, x, waited);
     let_next_kernel_start();
     if (!waited) wait_for_earlier_kernels();
+    if (a.fold_from.x) factor_rows(a, block);
     sync_block();
     store_results<NB>(a, block);
 }
@@ -82,6 +87,49 @@ Status check_packed(const ProductArguments& a) {
     if (!a.saturation) return refused("an FP16 result and a count of saturated values at", 0);
     if (a.packed.exponent <= -127 || a.packed.exponent >= 127) return refused("an exponent of", a.packed.exponent);
     return {};
+}
+
+bool usable(const RowSquares& squares) {
+    return squares.x && (reinterpret_cast<uintptr_t>(squares.x) & 15) == 0 && squares.n > 0 &&
+           squares.n <= squares.ld && squares.ld % 4 == 0;
+}
+
+Status set_fold_in(ProductArguments& a, const FoldIn& fold) {
+    if (!fold.squares.x) return {};
+    if (!usable(fold.squares) || !fold.exponents) return refused("a norm folded in of parts numbering", fold.squares.n);
+    if (a.x.exponent != 0) return refused("a norm folded in and an exponent of", a.x.exponent);
+    if (fold.width <= 0) return refused("a norm folded in of a width of", fold.width);
+    a.fold_from = fold.squares;
+    a.fold_exponents = fold.exponents;
+    a.fold_per_value = 1.0f / float(fold.width);
+    a.fold_eps = fold.eps;
+    return {};
+}
+
+Status set_fold_out(ProductArguments& a, const ProductLaunch& launch) {
+    const FoldOut& fold = launch.fold_out;
+    if (!fold.packed.x) return {};
+    const int32_t n = launch.matrices[0].n, parts = folded_parts(launch.matrices[0].n_blocks);
+    if (a.fold_from.x) return refused("a norm folded in and one folded out, its inputs numbering", fold.order.k);
+    if (launch.n_matrices != 1 || fold.order.k != n)
+        return refused("a norm folded out for the next one's inputs numbering", fold.order.k);
+    if (!usable(fold.squares) || fold.squares.n != parts || !usable(fold.before) || fold.before.x == fold.squares.x)
+        return refused("a norm folded out of parts numbering", fold.squares.n);
+    if (!fold.weight || !fold.exponents || fold.packed.exponent != 0)
+        return refused("a norm folded out with an exponent of", fold.packed.exponent);
+    if (fold.packed.x == launch.x.x || fold.packed.ld < fold.order.k_padded)
+        return refused("a norm folded out to a row stride of", fold.packed.ld);
+    a.packed = fold.packed;
+    a.scatter = fold.order.scatter;
+    a.padding = fold.order.padding;
+    a.n_padding = fold.order.n_padding;
+    a.saturation = fold.saturation;
+    a.fold_squares = fold.squares;
+    a.fold_from = fold.before;
+    a.fold_per_value = 1.0f / float(n);
+    a.fold_weight = fold.weight;
+    a.fold_exponents_out = fold.exponents;
+    return check_packed(a);
 }
 
 template <int NB, bool Zeros>
@@ -137,6 +185,8 @@ void product(Queue& queue, const ProductLaunch& launch) {
     a.out = launch.out;
     a.ld = launch.ld;
     a.add = launch.store == Store::add;
+    if (Status status = set_fold_in(a, launch.fold_in); !status.ok()) return queue.keep(status);
+    if (Status status = set_fold_out(a, launch); !status.ok()) return queue.keep(status);
     zeros ? start<true>(queue, "product", a, n_blocks, slab, n_splits)
           : start<false>(queue, "product", a, n_blocks, slab, n_splits);
 }
@@ -170,6 +220,7 @@ void gated_product(Queue& queue, const GatedLaunch& launch) {
     a.n_padding = launch.down.n_padding;
     a.saturation = launch.saturation;
     if (Status status = check_packed(a); !status.ok()) return queue.keep(status);
+    if (Status status = set_fold_in(a, launch.fold_in); !status.ok()) return queue.keep(status);
     const int32_t n_splits = std::max(a.matrices[0].n_splits, launch.up.n_splits);
     a.matrices[0].zeros || launch.up.zeros
         ? start<true>(queue, "gated_product", a, launch.up.n_blocks, slab, n_splits)

@@ -11,6 +11,31 @@ namespace quantplug::kernels {
 inline namespace QP_KERNELS_NS {
 namespace cuda {
 
+/// Sums of squares of parts of rows, each part summed in one order. 16-byte aligned, ld a multiple of 4.
+struct RowSquares {
+    float* x = nullptr;  // (rows, ld)
+    int32_t n = 0, ld = 0;
+};
+inline int32_t folded_parts(int32_t n_blocks) { return 2 * n_blocks; }  // n of FoldOut::squares
+
+/// What an RMS norm folded into two products passes from one to the other. The first leaves the rows without the norm's
+/// factor, half(h w 2^-e), with a power of two for each row that keeps FP16 in range whatever h is.
+struct FoldIn {
+    RowSquares squares;                  // x null: no fold
+    const int32_t* exponents = nullptr;  // (rows)
+    int32_t width = 0;
+    float eps = 0;
+};
+struct FoldOut {
+    Operand packed;  // x null: no fold; exponent 0
+    MatrixView order;
+    const float* weight = nullptr;  // the norm's
+    RowSquares squares;
+    int32_t* exponents = nullptr;
+    RowSquares before;  // of the rows that the product adds to; other memory than `squares`
+    Saturation* saturation = nullptr;
+};
+
 /// out[r, column[i] + n] = or += sum_k x[r, k] W_i[k, n] + bias_i[n], r < rows, for up to three matrices that take x in
 /// one order. A row's bits depend on itself alone: not on `rows`, nor on its place.
 struct ProductLaunch {
@@ -22,6 +47,8 @@ struct ProductLaunch {
     float* out = nullptr;
     int64_t ld = 0;
     Store store = Store::set;
+    FoldIn fold_in;
+    FoldOut fold_out;  // of one matrix that adds to all of a row, and reads no fold
 };
 void product(Queue& queue, const ProductLaunch& launch);
 
@@ -37,6 +64,7 @@ struct GatedLaunch {
     Operand packed;   // x null: not wanted
     MatrixView down;  // whose order `packed` has
     Saturation* saturation = nullptr;
+    FoldIn fold_in;
 };
 void gated_product(Queue& queue, const GatedLaunch& launch);
 

@@ -32,7 +32,13 @@ struct ProductArguments {
     const int32_t* padding = nullptr;
     int32_t n_padding = 0;
     Saturation* saturation = nullptr;
-    bool two_ranges = false;  // some warp has two of a matrix
+    // FoldIn, or FoldOut with `packed` as its operand; of one launch at most one.
+    RowSquares fold_from, fold_squares;  // x null: no fold, no FoldOut
+    const float* fold_weight = nullptr;
+    const int32_t* fold_exponents = nullptr;
+    int32_t* fold_exponents_out = nullptr;
+    float fold_per_value = 1, fold_eps = 0;  // 1 / width
+    bool two_ranges = false;                 // some warp has two of a matrix
     // Experts, by id; null without. down: whose order `packed` has.
     const MatrixView* tables[2] = {};
     const MatrixView* down = nullptr;
@@ -141,6 +147,52 @@ QP_DEVICE float reduce_ranges(const float* partial, int stride, int index, int n
     return sum;
 }
 
+// ---------------------------------------------------------------- folded norms
+/// 2^-e of a row: 16 times below its root mean square before the product, so that FP16 holds 2^20 times as much, and
+/// never above 2^8, as a row of zeros may become anything. Neither costs a usual value a bit.
+constexpr int fold_headroom = 4, least_fold_exponent = -8, most_fold_exponent = 40;
+
+/// What the slab's row `row` is multiplied by, its sums (FoldIn) or the operand that it leaves (FoldOut): at the end of
+/// a warp's ring, beyond sums that lie there.
+QP_DEVICE float* row_factor(const ProductBlock& at, int row) {
+    const int warp = row % at.n_warps, i = row / at.n_warps;  // i < 4: 32 rows, 8 warps
+    return reinterpret_cast<float*>(dynamic_shared() + (warp + 1) * ring_bytes) - 4 + i;
+}
+
+/// round(log2(root of the mean square)) and the headroom, from the exponent alone.
+QP_DEVICE int fold_exponent(float mean) {
+    const int e = ((int(float_bits(mean) >> 23 & 0xffu) - 126) >> 1) + fold_headroom;
+    return e < least_fold_exponent ? least_fold_exponent : e > most_fold_exponent ? most_fold_exponent : e;
+}
+
+/// After the warp's sums, before the block's barrier: a row a warp at a time, its squares summed in one order.
+QP_DEVICE void factor_rows(const ProductArguments& a, const ProductBlock& at) {
+    sync_warp();  // other lanes may have read the ring
+    const int warp = int(threadIdx.x) >> 5, lane = int(threadIdx.x) & 31, n = a.fold_from.n;
+    QP_NO_UNROLL
+    for (int r = warp; r < at.count; r += at.n_warps) {
+        const int64_t row = at.row0 + r;
+        const float* parts = a.fold_from.x + row * a.fold_from.ld;
+        const int given = a.fold_exponents ? a.fold_exponents[row] : 0;
+        float sum = 0.0f;
+        for (int i = 4 * lane; i < n; i += 128) {
+            const uint4 v = load4(parts + i);
+            const float p0 = bits_float(v.x), p1 = i + 1 < n ? bits_float(v.y) : 0.0f;
+            const float p2 = i + 2 < n ? bits_float(v.z) : 0.0f, p3 = i + 3 < n ? bits_float(v.w) : 0.0f;
+            sum += (p0 + p1) + (p2 + p3);
+        }
+        const float mean = mul_rn(warp_sum(sum), a.fold_per_value);
+        if (lane != 0) continue;
+        if (a.fold_squares.x) {
+            const int e = fold_exponent(mean);
+            *row_factor(at, r) = power_of_two(-e);
+            if (at.block == 0) a.fold_exponents_out[row] = e;
+        } else {
+            *row_factor(at, r) = power_of_two(given) / sqrtf(add_rn(mean, a.fold_eps));
+        }
+    }
+}
+
 template <int NB>
 QP_DEVICE void store_results(const ProductArguments& a, const ProductBlock& at) {
     const bool gated = a.form == ProductForm::gated;
@@ -148,18 +200,18 @@ QP_DEVICE void store_results(const ProductArguments& a, const ProductBlock& at) 
     const auto entry_of = [&](int j) { return at.expert >= 0 ? a.tables[j] + at.expert : nullptr; };
     const int n = of_matrix(a, entry_of(0), at.matrix, [](const MatrixView& m) { return m.n; });
     const int32_t* scatter = at.expert >= 0 && a.down ? a.down[at.expert].scatter : a.scatter;
+    const bool folds = a.fold_squares.x, factors = a.fold_from.x && !folds;
     uint32_t saturated = 0;
-    for (int i = int(threadIdx.x); i < NB * 128; i += int(blockDim.x)) {
-        const int lane = i & 31, q = (i >> 5) & 3;
-        const int row = 8 * (i >> 7) + 2 * (lane & 3) + (q & 1);
-        const int column = block_columns * at.block + (lane >> 2) + 8 * (q >> 1);
-        if (row >= at.count || column >= n) continue;
+    // Stores element i of the block; its square where that is asked for.
+    const auto store = [&](int i, int row, int column) {
+        if (row >= at.count || column >= n) return 0.0f;
+        const float row_scale = factors ? *row_factor(at, row) : scale;
         const auto value = [&](int j) {
             const MatrixView* entry = entry_of(j);
             const int n_splits = of_matrix(a, entry, at.matrix + j, [](const MatrixView& m) { return m.n_splits; });
             const float* bias = of_matrix(a, entry, at.matrix + j, [](const MatrixView& m) { return m.bias; });
             const Sums sums = sums_of<NB>(a, j, at.n_warps);
-            const float v = reduce_ranges(sums.at, sums.stride, i, n_splits, at.n_warps) * scale;
+            const float v = mul_rn(reduce_ranges(sums.at, sums.stride, i, n_splits, at.n_warps), row_scale);
             return bias ? v + bias[column] : v;
         };
         float v = value(0);
@@ -168,11 +220,23 @@ QP_DEVICE void store_results(const ProductArguments& a, const ProductBlock& at) 
         const int64_t to = at.row0 + row;
         if (a.out) {
             float* out = a.out + to * a.ld + (a.form == ProductForm::plain ? a.columns[at.matrix] : 0) + column;
-            *out = a.add ? *out + v : v;
+            if (a.add) v = add_rn(*out, v);
+            *out = v;
         }
-        if (a.packed.x)
-            a.packed.x[to * a.packed.ld + scatter[column]] =
-                uint16_t(pack_saturated(v * packed_scale, 0.0f, saturated));
+        if (a.packed.x) {
+            const float left = folds ? v * a.fold_weight[column] * *row_factor(at, row) : v * packed_scale;
+            a.packed.x[to * a.packed.ld + scatter[column]] = uint16_t(pack_saturated(left, 0.0f, saturated));
+        }
+        return mul_rn(v, v);
+    };
+    for (int i = int(threadIdx.x); i < NB * 128; i += int(blockDim.x)) {
+        const int lane = i & 31, q = (i >> 5) & 3;
+        const int row = 8 * (i >> 7) + 2 * (lane & 3) + (q & 1);
+        float square = store(i, row, block_columns * at.block + (lane >> 2) + 8 * (q >> 1));
+        if (!folds) continue;
+        for (int mask = 4; mask < 32; mask *= 2) square += shuffle_xor(square, mask);  // the row's 8 columns
+        if (lane < 4 && row < at.count)
+            a.fold_squares.x[(at.row0 + row) * int64_t(a.fold_squares.ld) + 2 * at.block + (q >> 1)] = square;
     }
     if (saturated) atomic_add(&a.saturation->count, saturated);
     if (a.packed.x && at.block == 0) {

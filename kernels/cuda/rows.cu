@@ -25,6 +25,7 @@ struct PrepareArguments {
     float per_value = 1;  // 1 / width
     int32_t kind = 0;
     float eps = 0;
+    RowSquares squares;
 };
 
 /// Whole: every row is, and holds quadruples only. Otherwise value by value.
@@ -92,7 +93,9 @@ QP_KERNEL QP_BOUNDS(1024, 1) prepare_kernel(QP_PARAM PrepareArguments a) {
         QP_NO_UNROLL
         for (int32_t c = first + held * step; c < width; c += step)
             sum += square_four<Whole>(load_quad<Whole>(x, c, width), mean, c, width);
-        factor = 1.0f / sqrtf(row_sum(sum, partials) * a.per_value + a.eps);
+        sum = row_sum(sum, partials);
+        if (threadIdx.x == 0 && a.squares.x != nullptr) a.squares.x[int64_t(blockIdx.x) * a.squares.ld] = sum;
+        factor = 1.0f / sqrtf(sum * a.per_value + a.eps);
     }
 
     float* normed = a.normed.x == nullptr ? nullptr : a.normed.x + int64_t(blockIdx.x) * a.normed.ld;
@@ -211,6 +214,8 @@ void prepare(Queue& queue, const PrepareLaunch& l) {
     if (l.rows <= 0 || l.width <= 0 || (l.normed.x == nullptr && l.operand.x == nullptr)) return;
     if (l.norm.kind < NormSpec::none || l.norm.kind > NormSpec::layer)
         return queue.keep(refuse_rows("prepare", "no norm of kind " + std::to_string(l.norm.kind)));
+    if (l.squares.x != nullptr && (l.norm.kind != NormSpec::rms || l.squares.n != 1))
+        return queue.keep(refuse_rows("prepare", "sums of squares are an RMS norm's, one a row"));
     PrepareArguments a;
     a.in = row_in(l.x);
     a.normed = row_out(l.normed);
@@ -227,6 +232,7 @@ void prepare(Queue& queue, const PrepareLaunch& l) {
     a.per_value = 1.0f / float(l.width);
     a.kind = l.norm.kind;
     a.eps = l.norm.eps;
+    a.squares = l.squares;
     const size_t shared = partials_bytes + (l.operand.x != nullptr ? staged_bytes(l.width) : 0);
     const bool whole =
         l.width % 4 == 0 && wide_rows(l.x) && wide_rows(l.normed) && aligned_to_16(a.weight) && aligned_to_16(a.bias);

@@ -28,6 +28,7 @@ struct PrepareLaunch {
     MatrixView matrix;
     Operand operand;
     Saturation* saturation = nullptr;
+    RowSquares squares;  // x not null: the row's sum of squares too, of one part; kind rms
 };
 void prepare(Queue& queue, const PrepareLaunch& launch);
 

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/step_buffer.h"
@@ -16,7 +17,9 @@ namespace {
 
 // K' of usual groups: sections padded to 128 rows, six at most, and an eighth for last groups that are padded. Matrices
 // with more padding take their rows in pieces.
-uint64_t usual_k_padded(uint64_t k) { return round_up(k + k / 8, section_rows) + uint64_t(max_sections) * section_rows; }
+uint64_t usual_k_padded(uint64_t k) {
+    return round_up(k + k / 8, section_rows) + uint64_t(max_sections) * section_rows;
+}
 // K' of a matrix whose every group is one row.
 uint64_t most_k_padded(uint64_t k) { return saturating_mul(k, slab_rows) + uint64_t(max_sections) * section_rows; }
 
@@ -92,8 +95,8 @@ ScratchLayout::ScratchLayout(const ModelSpec& spec, int32_t step_rows, int32_t s
     const uint64_t widest = std::max({hidden, embedded, q_width, inner, expert});
     const uint64_t widest_padded = std::min<uint64_t>(usual_k_padded(widest), 1 << 28);
     decoded = take(saturating_mul(gemm_scratch_halves(int32_t(widest_padded)), 2));
-    attention = take(saturating_mul(
-        decode_workspace_floats(int32_t(n_rows), spec.n_heads, spec.head_dim, spec.max_positions), 4));
+    attention = take(
+        saturating_mul(decode_workspace_floats(int32_t(n_rows), spec.n_heads, spec.head_dim, spec.max_positions), 4));
     attention_counters = take(saturating_mul(decode_workspace_counters(int32_t(n_rows), spec.n_heads), 4));
     answers = take(saturating_mul(n_wanted, sizeof(RowAnswer)));
     chosen = take(saturating_mul(n_wanted, 4));
@@ -107,6 +110,11 @@ ScratchLayout::ScratchLayout(const ModelSpec& spec, int32_t step_rows, int32_t s
     angles = take(saturating_mul(saturating_mul(spec.ropes.size(), 8), saturating_mul(n_rows, uint64_t(angles_ld))));
     rope_tables = take(saturating_mul(spec.ropes.size(), saturating_mul(uint64_t(angles_ld), 8)));
     slopes = take(saturating_mul(count_of(spec.n_heads), 4));
+    squares_ld = int32_t(round_up(count_of(folded_parts((spec.hidden_size + block_columns - 1) / block_columns)), 4));
+    for (int i = 0; i < 2; ++i) {
+        squares[i] = take(saturating_mul(saturating_mul(n_rows, count_of(squares_ld)), sizeof(float)));
+        exponents[i] = take(saturating_mul(n_rows, sizeof(int32_t)));
+    }
     saturation = take(sizeof(Saturation));
 }
 

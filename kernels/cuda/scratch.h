@@ -14,7 +14,8 @@ constexpr int32_t most_sequences = 256;  // of one step
 constexpr int32_t least_block_tokens = 32;
 constexpr int32_t moe_rows = 256;  // that pass through the experts at once
 
-/// Operands by role: attention's output and the gated MLP have buffers of their own, since the kernels before fill them.
+/// Operands by role: attention's output and the gated MLP have buffers of their own, since the kernels before fill
+/// them.
 enum class OperandRole : uint8_t { general, attended, gated, pairs, pair_hidden, count };
 
 struct ScratchLayout {
@@ -27,20 +28,22 @@ struct ScratchLayout {
         uint64_t elements = 0;  // of all rows; operands with more padding than usual take fewer rows
     };
 
-    Rows slots[size_t(Slot::count)];                   // FP32
-    Rows operands[size_t(OperandRole::count)];         // FP16
-    Part decoded;                                      // gemm_product's scratch
-    Part attention, attention_counters;                // DecodeWorkspace
-    Part answers, chosen, candidates;                  // sample.h
+    Rows slots[size_t(Slot::count)];            // FP32
+    Rows operands[size_t(OperandRole::count)];  // FP16
+    Part decoded;                               // gemm_product's scratch
+    Part attention, attention_counters;         // DecodeWorkspace
+    Part answers, chosen, candidates;           // sample.h
     Part emission, emission_counters;
-    Part step;                                         // StepBuffer
-    Part stage;                                        // (rows, hidden): what enters or leaves a stage of a model
-    Part angles;                                       // (ropes, 2, rows, angles_ld) FP32
-    Part rope_tables, slopes;                          // inv_freq and long_inv_freq of every rope; ALiBi
+    Part step;                 // StepBuffer
+    Part stage;                // (rows, hidden): what enters or leaves a stage of a model
+    Part angles;               // (ropes, 2, rows, angles_ld) FP32
+    Part rope_tables, slopes;  // inv_freq and long_inv_freq of every rope; ALiBi
     Part slabs, n_slabs, pair_expert, pair_row, pair_weight, row_pairs, counts;  // experts
-    Part expert_tables;                                // (layers, 3, n_experts) MatrixView
+    Part expert_tables;                                                          // (layers, 3, n_experts) MatrixView
+    Part squares[2], exponents[2];  // of folded norms: (rows, squares_ld), (rows)
     Part saturation;
     int64_t angles_ld = 0;
+    int32_t squares_ld = 0;
     int32_t max_rows = 0, max_wanted = 0, max_blocks = 0, n_vocab = 0;
     uint64_t total = 0;  // saturating
 

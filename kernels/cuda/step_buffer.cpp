@@ -91,12 +91,12 @@ Status StepBuffer::write(const Step& step, int32_t block_tokens, StepShape* shap
         const size_t known = sequences_.size();
         const int32_t sequence = index_of(row.sequence);
         if (sequences_.size() > most_sequences)
-            return Status::error(invalid_argument,
-                                 "a step on a CUDA device has at most " + std::to_string(most_sequences) + " sequences");
+            return Status::error(invalid_argument, "a step on a CUDA device has at most " +
+                                                       std::to_string(most_sequences) + " sequences");
         out.distinct = out.distinct && sequences_.size() > known;
         max_blocks = std::max(max_blocks, row.position / block_tokens + 1);
-        const int32_t block = step.block_table[size_t(row.sequence) * size_t(step.max_blocks) +
-                                               size_t(row.position / block_tokens)];
+        const int32_t block =
+            step.block_table[size_t(row.sequence) * size_t(step.max_blocks) + size_t(row.position / block_tokens)];
         rows[i] = {row.token, row.position, sequence, std::max(row.length, row.position + 1),
                    block * block_tokens + row.position % block_tokens};
         places_[size_t(order_[size_t(i)])] = i;
@@ -124,7 +124,8 @@ Status StepBuffer::write(const Step& step, int32_t block_tokens, StepShape* shap
         out.n_candidates = std::max(out.n_candidates, w.n);
         if (n_adjusts + uint64_t(w.n_adjusts) > n_adjusts_)
             return Status::error(invalid_argument, "a step on a CUDA device changes at most " +
-                                                       std::to_string(n_adjusts_) + " logits before candidates are taken");
+                                                       std::to_string(n_adjusts_) +
+                                                       " logits before candidates are taken");
         wanted[i].n_adjusts = w.n_adjusts;
         for (int32_t a = 0; a < w.n_adjusts; ++a) {
             const Adjust& from = step.adjusts[size_t(w.first_adjust + a)];

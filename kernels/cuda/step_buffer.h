@@ -53,7 +53,7 @@ class StepBuffer {
     Block host_;
     uint8_t* device_ = nullptr;
     uint64_t rows_ = 0, wanted_ = 0, tiles_ = 0, adjusts_ = 0, table_ = 0, total_ = 0;  // offsets
-    uint64_t n_adjusts_ = 0;                                                           // capacity
+    uint64_t n_adjusts_ = 0;                                                            // capacity
     uint64_t n_table_ = 0;
     uint64_t written_ = 0, adjusts_written_ = 0;  // bytes of the step at hand
     std::vector<int32_t> order_, places_, sequences_;

@@ -38,7 +38,8 @@ struct StepView {
 struct Operand {
     uint16_t* x = nullptr;  // (rows, ld), 16-byte aligned
     int32_t ld = 0;         // halves, a multiple of 128
-    int32_t exponent = 0;   // a constant of the role: 0 behind a norm and for attention's output, 6 where values are unbounded
+    int32_t exponent =
+        0;  // a constant of the role: 0 behind a norm and for attention's output, 6 where values are unbounded
 };
 
 /// FP16 stores that were beyond the range and saturated, since the device was made.
@@ -49,8 +50,9 @@ struct Saturation {
 /// The cache of one layer. Keys: block, kv head, token, dimension. Values: block, kv head, dimension, token ("V
 /// transposed"). Dimensions are padded to `width`, a multiple of 32, with zeros. block_tokens is a multiple of 32.
 ///   f16  two bytes a value, saturated
-///   q8   one byte, code + 128; a scale (FP16) per token and kv head; rotated by the Hadamard matrix of reference/attention.cpp
-///   q4   half a byte, code + 8; a scale per token, kv head and 32 dimensions. Eight neighbours 8i .. 8i+7 (dimensions of a
+///   q8   one byte, code + 128; a scale (FP16) per token and kv head; rotated by the Hadamard matrix of
+///   reference/attention.cpp q4   half a byte, code + 8; a scale per token, kv head and 32 dimensions. Eight neighbours
+///   8i .. 8i+7 (dimensions of a
 ///        key, tokens of a value) are one 32-bit word: element 2j at bits 4j, element 2j + 1 at bits 16 + 4j
 /// Codes and scales as reference/attention.cpp has them: q8 scale = RN16(amax / 127); q4 scale = RN16(largest / -8).
 struct KvView {

@@ -2,10 +2,10 @@
 //
 //   qp_compare_devices FOLDER exl2|gptq IDS [--rows N] [--ctx N] [--split]
 //
-// IDS: a file of token ids. Rows of ctx ids each, at most N of them, are computed twice on each device: as one prompt, and
-// id by id. One JSON object a way on standard output. `clear`: predictions whose best two logits of the CPU are more than
-// 0.05 apart; `clear_equal` of them have the same best id on both. --split: half of the layers on each device.
-// Exits with 1 where a clear choice differs.
+// IDS: a file of token ids. Rows of ctx ids each, at most N of them, are computed twice on each device: as one prompt,
+// and id by id. One JSON object a way on standard output. `clear`: predictions whose best two logits of the CPU are
+// more than 0.05 apart; `clear_equal` of them have the same best id on both. --split: half of the layers on each
+// device. Exits with 1 where a clear choice differs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -41,7 +41,8 @@ std::unique_ptr<kernels::Device> make(const char* name) {
 
 class Computer {
  public:
-    Computer(const engine::ModelFolder& folder, const engine::Format& format, std::unique_ptr<kernels::Device> device, int32_t ctx)
+    Computer(const engine::ModelFolder& folder, const engine::Format& format, std::unique_ptr<kernels::Device> device,
+             int32_t ctx)
         : decoder_(engine::read_decoder(folder, format)), device_(std::move(device)) {
         kernels::ModelSpec& spec = decoder_.spec;
         spec.max_positions = ctx;
@@ -73,7 +74,8 @@ class Computer {
             step.wanted = wanted;
             step.prefill = as_prompt;
             kernels::StepResult result;
-            check(device_->wait(device_->submit(decoder_.spec, step, engine::decoder_walk(decoder_.spec, {})), &result));
+            check(
+                device_->wait(device_->submit(decoder_.spec, step, engine::decoder_walk(decoder_.spec, {})), &result));
             all.insert(all.end(), result.values.begin(), result.values.end());
         }
         return all;
@@ -136,7 +138,8 @@ int run(int argc, char** argv) {
     std::vector<int32_t> ids;
     std::ifstream in(argv[3]);
     for (int32_t id; in >> id;) ids.push_back(id);
-    if (ids.size() < size_t(ctx)) engine::fail(engine::Code::invalid_argument, argv[3], ": fewer ids than one row of ", ctx);
+    if (ids.size() < size_t(ctx))
+        engine::fail(engine::Code::invalid_argument, argv[3], ": fewer ids than one row of ", ctx);
 
     Computer cpu(folder, *format, make("cpu"), ctx);
     std::unique_ptr<kernels::Device> device;
@@ -153,15 +156,19 @@ int run(int argc, char** argv) {
     for (bool as_prompt : {true, false}) {
         Distance distance;
         for (size_t row = 0; row < std::min(size_t(n_rows), ids.size() / size_t(ctx)); ++row) {
-            const std::vector<int32_t> part(ids.begin() + ptrdiff_t(row * size_t(ctx)), ids.begin() + ptrdiff_t((row + 1) * size_t(ctx)));
+            const std::vector<int32_t> part(ids.begin() + ptrdiff_t(row * size_t(ctx)),
+                                            ids.begin() + ptrdiff_t((row + 1) * size_t(ctx)));
             const auto a = cpu.logits(part, as_prompt), b = gpu.logits(part, as_prompt);
             for (size_t i = 0; i < part.size(); ++i)
                 distance.add(a.data() + i * size_t(cpu.n_vocab()), b.data() + i * size_t(cpu.n_vocab()), cpu.n_vocab());
         }
-        std::printf("{\"model\": \"%s\", \"device\": \"%s\", \"as\": \"%s\", \"predictions\": %lld, \"kl\": %.3e, \"worst_kl\": %.3e, \"top1\": %.6f, "
-                    "\"clear\": %lld, \"clear_equal\": %lld}\n",
-                    folder.name().c_str(), gpu.name().c_str(), as_prompt ? "prompt" : "decode", (long long)distance.n, distance.kl / double(distance.n),
-                    distance.worst_kl, double(distance.top1) / double(distance.n), (long long)distance.clear, (long long)distance.clear_equal);
+        std::printf(
+            "{\"model\": \"%s\", \"device\": \"%s\", \"as\": \"%s\", \"predictions\": %lld, \"kl\": %.3e, "
+            "\"worst_kl\": %.3e, \"top1\": %.6f, "
+            "\"clear\": %lld, \"clear_equal\": %lld}\n",
+            folder.name().c_str(), gpu.name().c_str(), as_prompt ? "prompt" : "decode", (long long)distance.n,
+            distance.kl / double(distance.n), distance.worst_kl, double(distance.top1) / double(distance.n),
+            (long long)distance.clear, (long long)distance.clear_equal);
         same = same && distance.clear == distance.clear_equal;
     }
     return same ? 0 : 1;

@@ -316,7 +316,8 @@ TEST_CASE("a seed reproduces, another one differs") {
     };
     CHECK(draw(1) == draw(1));
     CHECK(draw(1) != draw(2));
-    // From mt19937_64's own first outputs, in Python: the top 53 bits against the cumulative distribution by falling logit.
+    // From mt19937_64's own first outputs, in Python: the top 53 bits against the cumulative distribution by falling
+    // logit.
     Sampler sampler({.temperature = 1, .seed = 5489});
     std::vector<int32_t> ids;
     for (int i = 0; i < 12; ++i) ids.push_back(sampler.sample(logits));

@@ -1,5 +1,4 @@
 #include "kernels/bench/gpu/chain.h"
-
 #include "kernels/cuda/launch.h"
 
 namespace quantplug::bench {
@@ -21,7 +20,8 @@ QP_KERNEL QP_BOUNDS(256, 4) read_kernel(const uint4* from, uint64_t n, uint32_t*
     for (uint64_t i = uint64_t(blockIdx.x) * 1024 + threadIdx.x; i < n; i += uint64_t(gridDim.x) * 1024) {
         uint4 v[4];
         QP_UNROLL
-        for (int j = 0; j < 4; ++j) v[j] = i + 256u * j < n ? cuda::load_stream4(from + i + 256u * j) : uint4{0, 0, 0, 0};
+        for (int j = 0; j < 4; ++j)
+            v[j] = i + 256u * j < n ? cuda::load_stream4(from + i + 256u * j) : uint4{0, 0, 0, 0};
         QP_UNROLL
         for (int j = 0; j < 4; ++j) sum += v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
     }
@@ -36,7 +36,8 @@ void launch_empty(cuda::Queue& queue, int32_t n) {
 }
 
 void read_all(cuda::Queue& queue, const void* from, uint64_t bytes, uint32_t* out, int32_t n_blocks) {
-    cuda::launch(queue, "read", read_kernel, {uint32_t(n_blocks)}, {256}, 0, static_cast<const uint4*>(from), bytes / 16, out);
+    cuda::launch(queue, "read", read_kernel, {uint32_t(n_blocks)}, {256}, 0, static_cast<const uint4*>(from),
+                 bytes / 16, out);
 }
 
 }  // namespace quantplug::bench

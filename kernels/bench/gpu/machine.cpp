@@ -11,7 +11,8 @@ namespace {
 double gap_us(Stopwatch& watch, bool graph, bool dependent, const Scale& scale) {
     const int32_t n = scale.shim ? 20 : 1000;
     watch.queue.dependent_launch = dependent;
-    const double seconds = watch.seconds([&](cuda::Queue& queue) { launch_empty(queue, n); }, graph, scale.shim ? 1 : 9);
+    const double seconds =
+        watch.seconds([&](cuda::Queue& queue) { launch_empty(queue, n); }, graph, scale.shim ? 1 : 9);
     watch.queue.dependent_launch = true;
     return 1e6 * seconds / n;
 }
@@ -36,8 +37,8 @@ Json check_machine(Scale& scale) {
     check(cuda::fill(watch.stream(), from.data(), 0x5a, bytes));
     const int32_t repeats = scale.shim ? 1 : 9;
     const double copy = watch.seconds(
-        [&](cuda::Queue& queue) { queue.keep(cuda::copy_on_device(queue.stream(), to.data(), from.data(), bytes)); }, false,
-        repeats);
+        [&](cuda::Queue& queue) { queue.keep(cuda::copy_on_device(queue.stream(), to.data(), from.data(), bytes)); },
+        false, repeats);
     const double read = watch.seconds(
         [&](cuda::Queue& queue) {
             read_all(queue, from.data(), bytes, reinterpret_cast<uint32_t*>(to.data()),

@@ -2,9 +2,9 @@
 //
 //   qp_gpu_check OUT.json [--shim] [STEP ...]
 //
-// Steps: machine, products, prefill, attention, models, cpu; all without a name. OUT.json is written anew after each, so
-// that a step that hangs loses itself alone. --shim: small sizes, for the build whose kernels run on the CPU.
-// Exits with 1 where a step failed or the card disagreed with the CPU.
+// Steps: machine, products, prefill, attention, models, cpu; all without a name. OUT.json is written anew after each,
+// so that a step that hangs loses itself alone. --shim: small sizes, for the build whose kernels run on the CPU. Exits
+// with 1 where a step failed or the card disagreed with the CPU.
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -26,24 +26,28 @@ void print_table(const Json& results) {
     if (results.contains("machine")) {
         const Json& m = results["machine"];
         if (m.contains("card")) {
-            std::printf("%s, driver %d, runtime %d: copy %.0f GB/s, read %.0f GB/s\n", m["card"].get<std::string>().c_str(),
-                        m["driver"].get<int>(), m["runtime"].get<int>(), m["copy_gb_per_s"].get<double>(), m["read_gb_per_s"].get<double>());
-            for (const auto& [how, us] : m["launch_us"].items()) std::printf("  a kernel after another, %-18s %6.2f us\n", how.c_str(), us.get<double>());
+            std::printf("%s, driver %d, runtime %d: copy %.0f GB/s, read %.0f GB/s\n",
+                        m["card"].get<std::string>().c_str(), m["driver"].get<int>(), m["runtime"].get<int>(),
+                        m["copy_gb_per_s"].get<double>(), m["read_gb_per_s"].get<double>());
+            for (const auto& [how, us] : m["launch_us"].items())
+                std::printf("  a kernel after another, %-18s %6.2f us\n", how.c_str(), us.get<double>());
         }
     }
     for (const Json& row : rows_of(results, "models")) {
         if (row.value("test", "") == "decode")
-            std::printf("%-15s %d bits decode  %-18s batch %2d context %4d %9.0f tokens/s %5.0f GB/s %.2f of copy\n", row["model"].get<std::string>().c_str(),
-                        row["bits"].get<int>(), row["how"].get<std::string>().c_str(), row["batch"].get<int>(), row["context"].get<int>(),
-                        row["tokens_per_s"].get<double>(), row["gb_per_s"].get<double>(), row["share_of_copy"].get<double>());
+            std::printf("%-15s %d bits decode  %-18s batch %2d context %4d %9.0f tokens/s %5.0f GB/s %.2f of copy\n",
+                        row["model"].get<std::string>().c_str(), row["bits"].get<int>(),
+                        row["how"].get<std::string>().c_str(), row["batch"].get<int>(), row["context"].get<int>(),
+                        row["tokens_per_s"].get<double>(), row["gb_per_s"].get<double>(),
+                        row["share_of_copy"].get<double>());
         else if (row.value("test", "") == "prefill")
-            std::printf("%-15s %d bits prefill of %d: %.0f tokens/s\n", row["model"].get<std::string>().c_str(), row["bits"].get<int>(),
-                        row["tokens"].get<int>(), row["tokens_per_s"].get<double>());
+            std::printf("%-15s %d bits prefill of %d: %.0f tokens/s\n", row["model"].get<std::string>().c_str(),
+                        row["bits"].get<int>(), row["tokens"].get<int>(), row["tokens_per_s"].get<double>());
     }
     for (const Json& row : rows_of(results, "cpu"))
         if (row.contains("kl"))
-            std::printf("CPU and GPU, %d bits: %d of %d clear choices equal, KL %.1e\n", row["bits"].get<int>(), row["equal"].get<int>(),
-                        row["clear"].get<int>(), row["kl"].get<double>());
+            std::printf("CPU and GPU, %d bits: %d of %d clear choices equal, KL %.1e\n", row["bits"].get<int>(),
+                        row["equal"].get<int>(), row["clear"].get<int>(), row["kl"].get<double>());
 }
 
 }  // namespace
@@ -64,7 +68,11 @@ int main(int argc, char** argv) {
     const struct {
         const char* name;
         Json (*run)(const Scale&);
-    } all[] = {{"products", sweep_products}, {"prefill", sweep_prefill}, {"attention", sweep_attention}, {"models", run_models}, {"cpu", compare_with_cpu}};
+    } all[] = {{"products", sweep_products},
+               {"prefill", sweep_prefill},
+               {"attention", sweep_attention},
+               {"models", run_models},
+               {"cpu", compare_with_cpu}};
     for (const std::string& step : steps) {
         bool known = step == "machine";
         for (const auto& one : all) known = known || step == one.name;

@@ -36,8 +36,8 @@ class Stopwatch {
     Stopwatch(const Stopwatch&) = delete;
     Stopwatch& operator=(const Stopwatch&) = delete;
 
-    /// Seconds of one call of `work`: the median of `repeats` after one to warm up. As a graph: what launching costs the
-    /// host is left out.
+    /// Seconds of one call of `work`: the median of `repeats` after one to warm up. As a graph: what launching costs
+    /// the host is left out.
     double seconds(const std::function<void(cuda::Queue&)>& work, bool graph, int32_t repeats) {
         cuda::GraphHandle captured = nullptr;
         work(queue);  // attributes, modules

@@ -27,7 +27,8 @@ double decode_seconds(SyntheticModel& model, int32_t batch, int32_t context, int
     for (int32_t s = 0; s < batch; ++s) wanted.push_back({s, Wanted::argmax, 0});
     const auto step = [&](int32_t i) {
         std::vector<Row> rows;
-        for (int32_t s = 0; s < batch; ++s) rows.push_back({s, i == 0 ? s + 1 : chosen_before(s), context + i, context + i + 1});
+        for (int32_t s = 0; s < batch; ++s)
+            rows.push_back({s, i == 0 ? s + 1 : chosen_before(s), context + i, context + i + 1});
         return model.submit(rows, wanted);
     };
     constexpr int32_t warm_up = 4;
@@ -51,7 +52,8 @@ double prefill_seconds(SyntheticModel& model, int32_t n_tokens, int32_t rows_per
             for (int32_t p = first; p < std::min(first + rows_per_step, n_tokens); ++p)
                 rows.push_back({0, p % model.shape().n_vocab, p, n_tokens});
             const bool last = first + rows_per_step >= n_tokens;
-            model.run(rows, last ? std::vector<Wanted>{{int32_t(rows.size()) - 1, Wanted::argmax, 0}} : std::vector<Wanted>{});
+            model.run(rows, last ? std::vector<Wanted>{{int32_t(rows.size()) - 1, Wanted::argmax, 0}}
+                                 : std::vector<Wanted>{});
         }
         return seconds_since(start);
     };
@@ -66,7 +68,8 @@ double prefill_seconds(SyntheticModel& model, int32_t n_tokens, int32_t rows_per
 Json run_models(const Scale& scale) {
     Json out = Json::array();
     const int32_t rows_per_step = scale.shim ? 80 : 1024;
-    for (const SyntheticShape& shape : scale.shim ? std::vector<SyntheticShape>{tiny} : std::vector<SyntheticShape>{tinyllama, llama2_7b}) {
+    for (const SyntheticShape& shape :
+         scale.shim ? std::vector<SyntheticShape>{tiny} : std::vector<SyntheticShape>{tinyllama, llama2_7b}) {
         for (int32_t bits : scale.shim ? std::vector<int32_t>{4} : std::vector<int32_t>{4, 2, 3, 6}) {
             const Clock::time_point start = Clock::now();
             SyntheticModel model(cuda_device(), shape, bits, 128, scale.shim ? 256 : 4096, 32, rows_per_step);
@@ -75,11 +78,19 @@ Json run_models(const Scale& scale) {
             const int32_t n_tokens = scale.shim ? 2 : 128;
             const auto decode = [&](const char* how, int32_t batch, int32_t context) {
                 const double seconds = decode_seconds(model, batch, context, n_tokens);
-                const double bytes = double(model.bytes_per_step()) + double(batch) * double(model.kv_bytes_per_token()) * double(context);
+                const double bytes = double(model.bytes_per_step()) +
+                                     double(batch) * double(model.kv_bytes_per_token()) * double(context);
                 const double gb_per_s = 1e-9 * bytes / seconds;
-                out.push_back({{"model", shape.name}, {"bits", bits}, {"test", "decode"}, {"how", how}, {"batch", batch},
-                               {"context", context}, {"tokens_per_s", batch / seconds}, {"bytes_per_step", bytes},
-                               {"gb_per_s", gb_per_s}, {"share_of_copy", gb_per_s / scale.copy_gb_per_s}});
+                out.push_back({{"model", shape.name},
+                               {"bits", bits},
+                               {"test", "decode"},
+                               {"how", how},
+                               {"batch", batch},
+                               {"context", context},
+                               {"tokens_per_s", batch / seconds},
+                               {"bytes_per_step", bytes},
+                               {"gb_per_s", gb_per_s},
+                               {"share_of_copy", gb_per_s / scale.copy_gb_per_s}});
             };
             const int32_t far = scale.shim ? 200 : 2048;
             if (bits == 4) {
@@ -89,6 +100,9 @@ Json run_models(const Scale& scale) {
                 device.use_dependent_launch(true);
                 decode("stream, dependent", 1, 128);
                 device.use_graphs(true);
+                device.use_folded_norms(false);
+                decode("graph, dependent, norms apart", 1, 128);
+                device.use_folded_norms(true);
             }
             decode("graph, dependent", 1, 128);
             if (bits == 4) {
@@ -96,14 +110,23 @@ Json run_models(const Scale& scale) {
                 for (int32_t batch : {2, 4, 8, 16, 32}) decode("graph, dependent", batch, 128);
                 for (int32_t n : {scale.shim ? 100 : 512, scale.shim ? 160 : 2048}) {
                     const double seconds = prefill_seconds(model, n, rows_per_step);
-                    out.push_back({{"model", shape.name}, {"bits", bits}, {"test", "prefill"}, {"tokens", n},
-                                   {"tokens_per_s", n / seconds}, {"load_s", load}});
+                    out.push_back({{"model", shape.name},
+                                   {"bits", bits},
+                                   {"test", "prefill"},
+                                   {"tokens", n},
+                                   {"tokens_per_s", n / seconds},
+                                   {"load_s", load}});
                 }
             }
             uint32_t saturated = 0;
             check(device.saturated(&saturated));
-            out.push_back({{"model", shape.name}, {"bits", bits}, {"test", "memory"}, {"weights", device.memory().weights},
-                           {"kv", device.memory().kv}, {"scratch", device.memory().scratch}, {"saturated", saturated}});
+            out.push_back({{"model", shape.name},
+                           {"bits", bits},
+                           {"test", "memory"},
+                           {"weights", device.memory().weights},
+                           {"kv", device.memory().kv},
+                           {"scratch", device.memory().scratch},
+                           {"saturated", saturated}});
         }
     }
     return out;
@@ -116,7 +139,8 @@ Json compare_with_cpu(const Scale& scale) {
         if (scale.shim && bits != 3) continue;
         std::unique_ptr<Device> cpu_device;
         check(make_cpu_device(0, &cpu_device));
-        SyntheticModel cpu(std::move(cpu_device), tiny, bits, 32, 256, 1, 96), gpu(cuda_device(), tiny, bits, 32, 256, 1, 96);
+        SyntheticModel cpu(std::move(cpu_device), tiny, bits, 32, 256, 1, 96),
+            gpu(cuda_device(), tiny, bits, 32, 256, 1, 96);
         const int32_t n = scale.shim ? 8 : 160;
         int32_t token = 1, n_clear = 0, n_equal = 0;
         double kl = 0;
@@ -130,7 +154,8 @@ Json compare_with_cpu(const Scale& scale) {
                 return std::log(sum);
             };
             const double za = log_sum(a), zb = log_sum(b);
-            for (size_t i = 0; i < a.size(); ++i) kl += std::exp(double(a[i]) - za) * ((double(a[i]) - za) - (double(b[i]) - zb)) / n;
+            for (size_t i = 0; i < a.size(); ++i)
+                kl += std::exp(double(a[i]) - za) * ((double(a[i]) - za) - (double(b[i]) - zb)) / n;
             std::vector<float> sorted = a;
             std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
             token = int32_t(std::max_element(a.begin(), a.end()) - a.begin());
@@ -138,7 +163,12 @@ Json compare_with_cpu(const Scale& scale) {
             ++n_clear;
             n_equal += token == int32_t(std::max_element(b.begin(), b.end()) - b.begin());
         }
-        out.push_back({{"bits", bits}, {"tokens", n}, {"clear", n_clear}, {"equal", n_equal}, {"kl", kl}, {"passed", n_equal == n_clear && kl < 1e-5}});
+        out.push_back({{"bits", bits},
+                       {"tokens", n},
+                       {"clear", n_clear},
+                       {"equal", n_equal},
+                       {"kl", kl},
+                       {"passed", n_equal == n_clear && kl < 1e-5}});
     }
     return out;
 }

@@ -19,7 +19,7 @@ Json check_machine(Scale& scale);         // card, versions, copy and read bandw
 Json sweep_products(const Scale& scale);  // GEMV by shape, bits and rows
 Json sweep_prefill(const Scale& scale);   // decoded tiles + GEMM, cuBLAS and our own
 Json sweep_attention(const Scale& scale);
-Json run_models(const Scale& scale);      // decode and prefill of whole models, with and without graphs
+Json run_models(const Scale& scale);  // decode and prefill of whole models, with and without graphs
 Json compare_with_cpu(const Scale& scale);
 
 }  // namespace quantplug::bench

@@ -121,7 +121,8 @@ Ticket SyntheticModel::submit(const std::vector<Row>& rows, const std::vector<Wa
         const Activations x = ops.embed(spec_);
         for (size_t l = 0; l < spec_.layers.size(); ++l) {
             const LayerSpec& layer = spec_.layers[l];
-            ops.project_add(spec_, layer, ops.rope_append_attend(spec_, layer, int32_t(l), ops.norm_qkv(spec_, layer, x)), x);
+            ops.project_add(spec_, layer,
+                            ops.rope_append_attend(spec_, layer, int32_t(l), ops.norm_qkv(spec_, layer, x)), x);
             ops.down_add(spec_, layer, ops.gate_up_act(spec_, layer, x), x);
         }
         ops.head_sample(spec_, x);

@@ -1,9 +1,12 @@
-// The CUDA device, on a GPU or in the shim: every switch of a model against the reference, and the same bits whatever the
-// batch, the cut of a prompt, graphs or single launches.
+// The CUDA device, on a GPU or in the shim: every switch of a model against the reference, and the same bits whatever
+// the batch, the cut of a prompt, graphs or single launches.
 #include "kernels/cuda/device.h"
 
 #include "device_array.h"
 #include "tests/kernels/switches.h"
+#if defined(QP_CUDA_SHIM)
+#include "kernels/cuda/shim/launch.h"
+#endif
 
 using namespace quantplug::test;
 
@@ -95,8 +98,9 @@ TEST_CASE("prompts are computed as the reference does, and alike however they ar
     INFO("seed " << seed);
     std::vector<Switch> some;
     for (const Switch& s : whole_table()) {
-        for (const char* name : {"plain", "window, QK norm, act order", "2 of 5 experts, renormalised, act order", "ALiBi",
-                                 "parallel, two norms, residual scale", "QK norm after rope", "dense, one KV head"}) {
+        for (const char* name :
+             {"plain", "window, QK norm, act order", "2 of 5 experts, renormalised, act order", "ALiBi",
+              "parallel, two norms, residual scale", "QK norm after rope", "dense, one KV head"}) {
             if (std::string(s.name) == name) some.push_back(s);
         }
     }
@@ -162,7 +166,8 @@ TEST_CASE("decode: the same bits alone and in a batch, as graphs and as single l
                 require_ok(gpu.run(rows, table, 2, wanted, &result));
                 for (size_t i = 0; i < rows.size(); ++i) {
                     std::copy_n(result.values.begin() + ptrdiff_t(i * size_t(options.n_vocab)), options.n_vocab,
-                                all.begin() + ptrdiff_t((size_t(rows[i].sequence) * length + size_t(p)) * size_t(options.n_vocab)));
+                                all.begin() + ptrdiff_t((size_t(rows[i].sequence) * length + size_t(p)) *
+                                                        size_t(options.n_vocab)));
                 }
             }
         }
@@ -174,6 +179,91 @@ TEST_CASE("decode: the same bits alone and in a batch, as graphs and as single l
     CHECK(equal_bits(run(3, true), alone));
     CHECK(equal_bits(run(n_sequences, true), alone));
     CHECK(equal_bits(run(n_sequences, false), alone));
+}
+
+TEST_CASE("folded norms: the reference's logits whatever the stream's magnitude, two launches a layer less") {
+    if (!cuda_there()) return;
+    const uint64_t seed = fresh_seed();
+    INFO("seed " << seed);
+    TinyOptions options = standard({});
+    options.n_layers = 3;
+    options.perm = options.bias = true;  // other orders of gate and up in layers above the first
+    for (const bool plain_mlp : {false, true}) {
+        options.plain_mlp = plain_mlp;  // one order in every layer
+        for (const float scale : {1.0f, 1e5f, 1e-4f, 0.0f}) {
+            INFO("plain MLP " << plain_mlp << ", embedding times " << scale);
+            options.embedding_scale = scale;
+            const TinyModel model(options, seed);
+            Random random(seed);
+            const auto rows = two_sequences(random, 12, options.n_vocab);
+            const auto table = table_of(random, 2, 2);
+            Loaded reference(make_reference_device(), model, 64, 64, {KvSpec::f32, 32, 24});
+            const auto expected = run_all(reference, rows, table, 2, {24});
+            for (const bool folded : {true, false}) {
+                Loaded gpu(cuda_device(), model, 64, 64, blocks_of_32);
+                as_cuda(gpu).use_folded_norms(folded);
+                gpu.poison(64, table, 2);
+                const double error = distance(run_all(gpu, rows, table, 2, {1, 24}), expected);
+                INFO("folded " << folded << ", relative error " << error);
+                CHECK(error < 8e-3);
+                uint32_t saturated = 0;
+                require_ok(as_cuda(gpu).saturated(&saturated));
+                CHECK(saturated == 0);
+            }
+        }
+#if defined(QP_CUDA_SHIM)
+        Loaded gpu(cuda_device(), {options, seed}, 64, 64, blocks_of_32);
+        const auto launches = [&](bool folded) {
+            as_cuda(gpu).use_folded_norms(folded);
+            const uint64_t before = cuda::shim_launches();
+            StepResult result;
+            require_ok(gpu.run({{0, 1, 0}}, {0}, 1, {{0, Wanted::argmax, 0}}, &result));
+            return int64_t(cuda::shim_launches() - before);
+        };
+        const int64_t apart = launches(false), within = launches(true);
+        MESSAGE("launches of a decode step of 3 layers: " << apart << ", folded " << within);
+        // All but the first layer's first norm; where gate and up have orders of their own, their norm is computed.
+        CHECK(apart - within == (plain_mlp ? 5 : 3));
+        CHECK(launches(false) == apart);
+#endif
+    }
+}
+
+TEST_CASE("a row of decode has the same bits alone and beside the prompt of another sequence") {
+    if (!cuda_there()) return;
+    const uint64_t seed = fresh_seed();
+    INFO("seed " << seed);
+    for (const bool experts : {false, true}) {
+        TinyOptions options = standard({});
+        options.n_layers = 3;
+        options.perm = true;
+        if (experts) options.n_experts = 4;
+        INFO("experts " << experts);
+        Random random(seed);
+        const TinyModel model(options, seed);
+        const auto first = prompt(random, 6, options.n_vocab), second = prompt(random, 150, options.n_vocab, 1);
+        const auto table = table_of(random, 2, 6);
+        const auto run = [&](bool beside) {
+            Loaded gpu(cuda_device(), model, 150, 150, blocks_of_32);
+            gpu.poison(16, table, 6);
+            std::vector<float> logits;
+            size_t taken = 0;
+            for (Row row : first) {
+                row.length = 0;
+                std::vector<Row> rows{row};
+                for (size_t i = 0; beside && i < 25; ++i) rows.insert(rows.begin(), second[taken++]);
+                StepResult result;
+                std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
+                    return a.sequence != b.sequence ? a.sequence > b.sequence : a.position < b.position;
+                });
+                require_ok(gpu.run(rows, table, 6, {{int32_t(rows.size()) - 1, Wanted::logits, 0}}, &result));
+                logits.insert(logits.end(), result.values.begin(), result.values.end());
+            }
+            return logits;
+        };
+        const auto alone = run(false);
+        CHECK(equal_bits(run(true), alone));
+    }
 }
 
 TEST_CASE("a short prompt is computed as decode is, and so is the last token of a long one") {
@@ -215,7 +305,8 @@ TEST_CASE("what a step is asked for: logits, argmax, log-probability, candidates
     double sum = 0;
     for (float v : z) sum += std::exp(double(v));
     const auto best = int32_t(std::max_element(z.begin(), z.end()) - z.begin());
-    const std::vector<Adjust> adjusts = {{best, 1, -std::numeric_limits<float>::infinity()}, {7, 1.3f, 50}, {3000, 1, 90}};
+    const std::vector<Adjust> adjusts = {
+        {best, 1, -std::numeric_limits<float>::infinity()}, {7, 1.3f, 50}, {3000, 1, 90}};
     const std::vector<Wanted> wanted = {{2, Wanted::argmax, 0},
                                         {2, Wanted::logprob_of, 17},
                                         {2, Wanted::candidates, 0, 5, 0, 3},
@@ -262,7 +353,8 @@ TEST_CASE("two steps under way: the second takes the token that the first chose"
         Ticket before{};
         for (int32_t p = 0; p < 12; ++p) {
             std::vector<Row> rows;
-            for (int32_t s = 0; s < 3; ++s) rows.push_back({s, p > 0 && ahead ? chosen_before(s) : tokens[size_t(s)], p, p + 1});
+            for (int32_t s = 0; s < 3; ++s)
+                rows.push_back({s, p > 0 && ahead ? chosen_before(s) : tokens[size_t(s)], p, p + 1});
             const Ticket ticket = gpu.device->submit(gpu.spec, {rows, gpu.kv, table, 2, wanted, false}, walk);
             StepResult result;
             if (ahead && p > 0) require_ok(gpu.device->wait(before, &result));

@@ -358,6 +358,179 @@ TEST_CASE("cuda gated product: every activation, to FP32 and to the next product
     }
 }
 
+namespace {
+
+// W_o (k, hidden) adds to a stream and leaves what gate and up (hidden, inner) read.
+void check_folded(Launcher& l, int32_t k, int32_t hidden, int32_t n_multiprocessors, int32_t n_splits) {
+    const int32_t inner = 40, all_rows = 35;
+    const float eps = 0.1f;
+    const std::unique_ptr<QuantData> o =
+        random_quant({"o", k, hidden, groups_of(4, k, 64), true, true, true}, l.random, 0.2f);
+    const std::vector<QuantGroup> groups{{5, hidden / 2}, {3, hidden - hidden / 2}};
+    const std::unique_ptr<QuantData> gate =
+        random_quant({"gate", hidden, inner, groups, true, true, true}, l.random, 0.2f);
+    const std::unique_ptr<QuantData> up =
+        random_quant({"up", hidden, inner, groups, false, true, true}, l.random, 0.2f);
+    up->source.perm = gate->source.perm;
+    PackedMatrix po(l.queue, o->source, n_multiprocessors), pg(l.queue, gate->source, n_multiprocessors),
+        pu(l.queue, up->source, n_multiprocessors);
+    for (const PackedMatrix* m : {&po, &pg, &pu}) CHECK(m->view.n_splits == n_splits);
+    // Streams of every magnitude, and rows of zeros before the product.
+    const double magnitudes[] = {1, 1e5, 1e-4, 0, 1e-9, 30, 1e10};
+    std::vector<float> before(size_t(all_rows) * size_t(hidden)), weight, sums;
+    for (int32_t r = 0; r < all_rows; ++r) {
+        double sum = 0;
+        for (int32_t c = 0; c < hidden; ++c) {
+            float& v = before[size_t(r * hidden + c)];
+            v = float(magnitudes[r % 7]) * gauss(l.random);
+            sum += double(v) * double(v);
+        }
+        sums.insert(sums.end(), {float(sum), NAN, NAN, NAN});  // one part; the rest must not be read into it
+    }
+    for (int32_t c = 0; c < hidden; ++c) weight.push_back(1 + gauss(l.random, 0.3f));
+    const std::vector<uint16_t> all_x = random_halves(size_t(all_rows) * size_t(k), l.random);
+    const int32_t x_ld = operand_ld(po.view), packed_ld = operand_ld(pu.view) + 128;
+    const int32_t parts = cuda::folded_parts(po.view.n_blocks), parts_ld = (parts + 3) / 4 * 4;
+
+    struct Left {
+        std::vector<float> stream, squares, plain, gated;
+        std::vector<int32_t> exponents;
+        std::vector<uint16_t> packed;
+    };
+    // Rows first .. first + rows - 1.
+    const auto run = [&](int32_t first, int32_t rows) {
+        const auto part = [&](const auto& values, int32_t width) {
+            return std::decay_t<decltype(values)>(values.begin() + first * width,
+                                                  values.begin() + (first + rows) * width);
+        };
+        DeviceArray<uint16_t> x(l.queue, operand_of(po.host, part(all_x, k), rows, x_ld));
+        DeviceArray<float> stream(l.queue, part(before, hidden)), w(l.queue, weight), sum(l.queue, part(sums, 4));
+        DeviceArray<float> squares(l.queue, size_t(rows) * size_t(parts_ld));
+        DeviceArray<int32_t> exponents(l.queue, size_t(rows));
+        DeviceArray<uint16_t> packed(l.queue, size_t(rows) * size_t(packed_ld));
+        DeviceArray<uint32_t> saturation(l.queue, std::vector<uint32_t>{0});
+        DeviceArray<float> plain(l.queue, size_t(rows) * size_t(2 * inner)),
+            gated(l.queue, size_t(rows) * size_t(inner));
+        cuda::ProductLaunch adding;
+        adding.matrices[0] = po.view;
+        adding.x = l.operand(x, x_ld);
+        adding.rows = rows;
+        adding.out = stream.data();
+        adding.ld = hidden;
+        adding.store = Store::add;
+        adding.fold_out.packed = l.operand(packed, packed_ld);
+        adding.fold_out.order = pu.view;
+        adding.fold_out.weight = w.data();
+        adding.fold_out.squares = {squares.data(), parts, parts_ld};
+        adding.fold_out.exponents = exponents.data();
+        adding.fold_out.before = {sum.data(), 1, 4};
+        adding.fold_out.saturation = reinterpret_cast<cuda::Saturation*>(saturation.data());
+        cuda::product(l.queue.queue, adding);
+        cuda::ProductLaunch reading;
+        reading.n_matrices = 2;
+        reading.matrices[0] = pg.view;
+        reading.matrices[1] = pu.view;
+        reading.columns[1] = inner;
+        reading.x = adding.fold_out.packed;
+        reading.rows = rows;
+        reading.out = plain.data();
+        reading.ld = 2 * inner;
+        reading.fold_in = {adding.fold_out.squares, exponents.data(), hidden, eps};
+        cuda::product(l.queue.queue, reading);
+        cuda::GatedLaunch mlp;
+        mlp.gate = pg.view;
+        mlp.up = pu.view;
+        mlp.x = reading.x;
+        mlp.rows = rows;
+        mlp.out = gated.data();
+        mlp.ld = inner;
+        mlp.fold_in = reading.fold_in;
+        cuda::gated_product(l.queue.queue, mlp);
+        CHECK(saturation.get()[0] == 0);
+        return Left{stream.get(), squares.get(), plain.get(), gated.get(), exponents.get(), packed.get()};
+    };
+
+    const Left all = run(0, all_rows);
+    Expected stream = expected(exact_weights(*o), o->source.bias, all_x, all_rows, k, hidden);
+    for (size_t i = 0; i < before.size(); ++i) {
+        stream.value[i] += double(before[i]);
+        stream.size[i] += std::fabs(double(before[i]));
+    }
+    check_close(all.stream, hidden, 0, stream, all_rows, hidden, sum_error);
+    int bad = 0;
+    std::vector<uint16_t> x;  // what was left, in input order
+    std::vector<double> factors;
+    for (int32_t r = 0; r < all_rows; ++r) {
+        const float* h = all.stream.data() + r * hidden;
+        // Powers of two near 16 times the root mean square before.
+        const double rms = std::sqrt(double(sums[size_t(4 * r)]) / hidden);
+        const int32_t e = all.exponents[size_t(r)];
+        bad += rms < 0x1p-13 ? e != -8 : std::fabs(std::log2(16 * rms) - e) > 0.501 && e != -8;
+        double sum = 0;
+        for (int32_t p = 0; p < parts; ++p) {
+            double want = 0;
+            for (int32_t c = 8 * p; c < std::min(8 * p + 8, hidden); ++c) want += double(h[c]) * double(h[c]);
+            const double got = double(all.squares[size_t(r * parts_ld + p)]);
+            bad += !(std::fabs(got - want) <= 1e-6 * want);
+            sum += want;
+        }
+        for (int32_t i = 0; i < packed_ld; ++i) {
+            const uint16_t half = all.packed[size_t(r * packed_ld + i)];
+            const int32_t c = i < pu.host.k_padded ? pu.host.gather[i] : -1;
+            if (i >= pu.host.k_padded)
+                bad += half != 0xffff;
+            else if (c < 0)
+                bad += half != 0;
+            else
+                bad += half != f32_to_f16(std::ldexp(h[c] * weight[size_t(c)], -e));
+        }
+        for (int32_t c = 0; c < hidden; ++c) x.push_back(all.packed[size_t(r * packed_ld + pu.host.scatter[c])]);
+        factors.push_back(std::ldexp(1.0, e) / std::sqrt(sum / hidden + double(eps)));
+    }
+    CHECK(bad == 0);
+    const auto normed = [&](const QuantData& data) {
+        Expected want = expected(exact_weights(data), {}, x, all_rows, hidden, inner);
+        for (size_t i = 0; i < want.value.size(); ++i) {
+            const double bias = double(data.source.bias[i % size_t(inner)]);
+            want.value[i] = want.value[i] * factors[i / size_t(inner)] + bias;
+            want.size[i] = want.size[i] * factors[i / size_t(inner)] + std::fabs(bias);
+        }
+        return want;
+    };
+    const Expected want_gate = normed(*gate), want_up = normed(*up);
+    check_close(all.plain, 2 * inner, 0, want_gate, all_rows, inner, sum_error);
+    check_close(all.plain, 2 * inner, inner, want_up, all_rows, inner, sum_error);
+    check_close(all.gated, inner, 0, gated(Activation::silu, &want_gate, want_up), all_rows, inner, sum_error);
+
+    for (const int32_t rows : {1, 7, 9, 16, 33}) {
+        set_schedule(uint64_t(rows) + 5);
+        const int32_t first = all_rows - rows;  // other places than before
+        const Left some = run(first, rows);
+        const auto same = [&](const auto& a, const auto& b, int32_t width) {
+            return std::memcmp(a.data(), b.data() + first * width, size_t(rows * width) * sizeof(a[0])) == 0;
+        };
+        INFO(rows << " rows");
+        CHECK(same(some.stream, all.stream, hidden));
+        CHECK(same(some.packed, all.packed, packed_ld));
+        CHECK(same(some.squares, all.squares, parts_ld));
+        CHECK(same(some.exponents, all.exponents, 1));
+        CHECK(same(some.plain, all.plain, 2 * inner));
+        CHECK(same(some.gated, all.gated, inner));
+    }
+    set_schedule(1);
+}
+
+}  // namespace
+
+TEST_CASE("cuda product: a norm folded into the product before it and those behind it") {
+    if (!cuda_there()) return;
+    const uint64_t seed = fresh_seed();
+    INFO("seed " << seed);
+    Launcher l(seed);
+    check_folded(l, 320, 70, 16, 8);
+    check_folded(l, 2100, 2090, 132, 16);
+}
+
 TEST_CASE("cuda gated product: values beyond FP16 saturate and are counted") {
     if (!cuda_there()) return;
     const uint64_t seed = fresh_seed();
