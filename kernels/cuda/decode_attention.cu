@@ -3,6 +3,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/decode_attention_join.h"
 #include "kernels/cuda/decode_attention_stage.h"
+#include "kernels/cuda/kv_launch.h"
 #include "kernels/cuda/last_arriver.h"
 #include "kernels/cuda/launch.h"
 
@@ -189,31 +190,6 @@ void start(Queue& queue, const Decode& d, Extent grid, int32_t heads) {
     start<Type, 256>(queue, d, grid, heads);
 }
 
-Status check(const AttentionLaunch& launch) {
-    const KvView& kv = launch.kv;
-    const auto bad = [](const char* what, int64_t value, const char* need) {
-        return Status::error(unimplemented, std::string("decode attention: ") + what + " is " + std::to_string(value) +
-                                                ", and it must be " + need);
-    };
-    if (kv.type < kv_f16 || kv.type > kv_q4) return bad("the cache's type", kv.type, "f16, q8 or q4");
-    if (kv.head_dim < 2 || kv.head_dim > 256 || kv.head_dim % 2)
-        return bad("head_dim", kv.head_dim, "even and at most 256");
-    if (kv.type == kv_q4 && kv.head_dim % kv_group)
-        return bad("head_dim", kv.head_dim, "a multiple of 32 with a q4 cache");
-    if (kv.width != int32_t(ceil_div(uint64_t(kv.head_dim), 32)) * 32)
-        return bad("the cache's width", kv.width, "head_dim to the next multiple of 32");
-    if (kv.block_tokens < 32 || kv.block_tokens % 32) return bad("block_tokens", kv.block_tokens, "a multiple of 32");
-    if (kv.n_kv_heads < 1 || launch.n_heads < 1 || launch.n_heads % kv.n_kv_heads)
-        return bad("the number of heads", launch.n_heads, "a multiple of that of kv heads");
-    if (2 * launch.angles.half > kv.head_dim)
-        return bad("half of the rotary dimensions", launch.angles.half, "at most half of head_dim");
-    if (launch.packed.x && !launch.order.scatter) return bad("the packed operand's order", 0, "there");
-    if (launch.packed.x && (launch.packed.exponent < -126 || launch.packed.exponent > 126))
-        return bad("the packed operand's exponent", launch.packed.exponent, "within +-126");
-    if (launch.n_rows > 65535) return bad("the number of rows", launch.n_rows, "at most 65535");
-    return Status{};
-}
-
 }  // namespace
 
 uint64_t decode_workspace_floats(int32_t rows, int32_t n_heads, int32_t head_dim, int32_t max_positions) {
@@ -226,7 +202,10 @@ uint64_t decode_workspace_counters(int32_t rows, int32_t n_heads) { return uint6
 void decode_attention(Queue& queue, const AttentionLaunch& launch, bool append, const DecodeWorkspace& workspace,
                       int32_t max_positions, int32_t n_multiprocessors) {
     if (launch.n_rows <= 0) return;
-    queue.keep(check(launch));
+    queue.keep(check_attention(launch, "decode attention"));
+    if (launch.n_rows > 65535)
+        queue.keep(Status::error(
+            unimplemented, "decode attention: " + std::to_string(launch.n_rows) + " rows, and a launch takes 65535"));
     if (!queue.ok()) return;
     const KvView& kv = launch.kv;
     const int32_t group = launch.n_heads / kv.n_kv_heads;
