@@ -131,29 +131,29 @@ Status CudaDevice::enqueue(const ModelSpec& spec, const Step& step, const Walk& 
     }
 
     const bool decode = shape.n_decode == shape.n_rows && shape.distinct && shape.rows <= most_graph_rows;
-    if (!decode || !use_graphs_) {
-        if (Status status = run_walk(spec, step, walk, lane, shape); !status.ok()) return status;
-        return fetch(spec, step, lane, shape);
+    if (graphs_.full()) {
+        if (Status status = synchronize(stream_); !status.ok()) return status;
+        graphs_.trim();
     }
     const GraphKey key{
         spec.layers.data(),         step.kv.id,     shape.rows, shape.wanted, shape.n_candidates, step.n_sampled,
         shape.rows != shape.n_rows, ops_.fold_norms};
-    GraphHandle graph = graphs_.find(key);
-    if (graph) {
+    Graphs::Entry* entry = decode && use_graphs_ ? graphs_.find(key) : nullptr;
+    if (!entry) {
+        if (Status status = run_walk(spec, step, walk, lane, shape); !status.ok()) return status;
+        return fetch(spec, step, lane, shape);
+    }
+    if (entry->graph) {
         NoOps ops;
         if (!walk(ops)) return Status::error(cancelled, "the step was cancelled");
     } else {
-        if (graphs_.full()) {
-            if (Status status = synchronize(stream_); !status.ok()) return status;
-        }
         if (Status status = begin_capture(stream_); !status.ok()) return status;
         const Status status = run_walk(spec, step, walk, lane, shape);
-        const Status ended = end_capture(stream_, status.ok() ? &graph : nullptr);
+        const Status ended = end_capture(stream_, status.ok() ? &entry->graph : nullptr);
         if (!status.ok()) return status;
         if (!ended.ok()) return ended;
-        graphs_.keep(key, graph);
     }
-    if (Status status = launch_graph(graph, stream_); !status.ok()) return status;
+    if (Status status = launch_graph(entry->graph, stream_); !status.ok()) return status;
     return fetch(spec, step, lane, shape);
 }
 

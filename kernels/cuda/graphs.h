@@ -1,6 +1,7 @@
 // Captured steps, one for each shape that a step can have.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <list>
 
@@ -20,7 +21,8 @@ struct GraphKey {
     bool operator==(const GraphKey&) const = default;
 };
 
-/// The latest used graphs, the rest destroyed.
+/// The latest used graphs, the rest destroyed. A shape is captured when it comes for the second time: its first step
+/// runs kernel by kernel, so that nothing is loaded onto the device while a stream is captured.
 class Graphs {
  public:
     static constexpr size_t most = 96;
@@ -30,33 +32,36 @@ class Graphs {
     Graphs(const Graphs&) = delete;
     Graphs& operator=(const Graphs&) = delete;
 
-    GraphHandle find(const GraphKey& key) {
+    struct Entry {
+        GraphKey key;
+        GraphHandle graph;  // null: seen once
+    };
+    /// Null where the shape comes for the first time; then it is noted. The entry lives until the next call.
+    Entry* find(const GraphKey& key) {
         for (auto at = graphs_.begin(); at != graphs_.end(); ++at) {
             if (!(at->key == key)) continue;
             graphs_.splice(graphs_.begin(), graphs_, at);
-            return at->graph;
+            return &graphs_.front();
         }
+        graphs_.push_front({key, nullptr});
         return nullptr;
     }
-    /// Takes the graph. The one that goes for it must not run: the caller has waited for all steps.
-    void keep(const GraphKey& key, GraphHandle graph) {
-        graphs_.push_front({key, graph});
-        if (graphs_.size() <= most) return;
-        destroy_graph(graphs_.back().graph);
-        graphs_.pop_back();
+    /// More than there should be: the caller waits for all steps, then calls trim.
+    bool full() const { return graphs_.size() > most; }
+    void trim() {
+        for (; full(); graphs_.pop_back())
+            if (graphs_.back().graph) destroy_graph(graphs_.back().graph);
     }
-    bool full() const { return graphs_.size() >= most; }
-    size_t size() const { return graphs_.size(); }
+    size_t size() const {
+        return size_t(std::count_if(graphs_.begin(), graphs_.end(), [](const Entry& e) { return e.graph != nullptr; }));
+    }
     void clear() {
-        for (const Entry& entry : graphs_) destroy_graph(entry.graph);
+        for (const Entry& entry : graphs_)
+            if (entry.graph) destroy_graph(entry.graph);
         graphs_.clear();
     }
 
  private:
-    struct Entry {
-        GraphKey key;
-        GraphHandle graph;
-    };
     std::list<Entry> graphs_;
 };
 
