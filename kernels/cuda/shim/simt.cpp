@@ -108,9 +108,13 @@ struct Worker {
         runnable |= 1u << i;
         new_order(warps[i]);
     }
+    /// To any of the runnable ones, each as likely.
     void change_warp() {
-        const uint32_t start = next_random() & 31;
-        warp = (uint32_t(std::countr_zero(std::rotr(runnable, int(start)))) + start) & 31;
+        warp = 0;
+        if (runnable == 0) return;  // all wait at a barrier
+        uint32_t left = runnable;
+        for (uint32_t skip = next_random() % uint32_t(std::popcount(left)); skip > 0; --skip) left &= left - 1;
+        warp = uint32_t(std::countr_zero(left));
     }
     /// The lane that runs next; null: every lane is done.
     Lane* pick() {
