@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/reference/activation.h"
 #include "packed_matrix.h"
 #if defined(QP_CUDA_SHIM)
 #include "kernels/cuda/shim/launch.h"
@@ -247,31 +248,13 @@ TEST_CASE("cuda product: three matrices side by side, set and add, a scaled oper
 
 namespace {
 
-double activate_double(Activation activation, double x) {
-    switch (activation) {
-        case Activation::silu:
-            return x / (1 + std::exp(-x));
-        case Activation::gelu:
-            return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
-        case Activation::gelu_tanh:
-            return x / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-        case Activation::quick_gelu:
-            return x / (1 + std::exp(-1.702 * x));
-        case Activation::relu:
-            return std::max(x, 0.0);
-        case Activation::relu2:
-            return std::max(x, 0.0) * std::max(x, 0.0);
-    }
-    return x;
-}
-
 // act(gate) * up, or act(up); sizes: what an error of 1 in |p| of both sums makes of it, at a slope of at most 1.13
 // (relu2: 2 |x|).
 Expected gated(Activation activation, const Expected* gate, const Expected& up) {
     Expected out;
     for (size_t i = 0; i < up.value.size(); ++i) {
         const Expected& first = gate ? *gate : up;
-        const double a = activate_double(activation, first.value[i]);
+        const double a = quantplug::kernels::reference::activated(activation, first.value[i]);
         const double slope =
             activation == Activation::relu2 ? 2 * std::fabs(first.value[i]) + 0.01 * first.size[i] : 1.2;
         const double other = gate ? up.value[i] : 1;

@@ -1,6 +1,7 @@
 // Norms, operands and element-wise kernels of the CUDA room against loops in double precision.
 #include "kernels/cuda/rows.h"
 
+#include "kernels/reference/activation.h"
 #include "tests/kernels/cuda/row_order.h"
 
 namespace quantplug::test {
@@ -178,24 +179,6 @@ TEST_CASE("cuda prepare: saturation is counted, NaN stays") {
     CHECK(refused.message.find("prepare") != std::string::npos);
 }
 
-double activated(Activation activation, double x) {
-    switch (activation) {
-        case Activation::silu:
-            return x / (1 + std::exp(-x));
-        case Activation::gelu:
-            return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
-        case Activation::gelu_tanh:
-            return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-        case Activation::quick_gelu:
-            return x / (1 + std::exp(-1.702 * x));
-        case Activation::relu:
-            return std::max(x, 0.0);
-        case Activation::relu2:
-            return std::max(x, 0.0) * std::max(x, 0.0);
-    }
-    return NAN;
-}
-
 TEST_CASE("cuda activate") {
     if (!cuda_there()) return;
     const uint64_t seed = fresh_seed();
@@ -242,7 +225,7 @@ TEST_CASE("cuda activate") {
                 for (int32_t i = 0; i < ld; ++i) {
                     const size_t at = size_t(r * ld + i);
                     const double g = double(gates[at]), u = with_up ? double(ups[at]) : 1;
-                    y.push_back(activated(activation, g) * u);
+                    y.push_back(kernels::reference::activated(activation, g) * u);
                     // 1 + tanh cancels on the left: 2^-24 of |g|; elsewhere some ulp, erfc's argument squared among
                     // them.
                     error.push_back(8e-6 * std::abs(y.back()) + 1e-7 * std::abs(g * u));
